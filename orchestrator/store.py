@@ -1,0 +1,380 @@
+"""Artefact folders: begin, commit, find, verify, and one driver's lock. The store is the truth (contract C2).
+
+A run appears in `artefacts/ID` by one atomic rename, with its `record.json`, or not at all. Attempts write to
+`work/ID/ATTEMPT`; only the newest attempt may commit, and a commit onto a finished run is refused by the file
+system, so that a worker cut off by the network cannot overwrite its successor (contract C8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.errors import StoreError
+from orchestrator.identity import sha256_file
+
+Status: TypeAlias = Literal["done", "diverged", "oom", "failed", "killed", "skipped", "pruned"]
+FINAL: frozenset[str] = frozenset({"done", "diverged"})
+RUN_ID = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}")
+CHECKPOINT = re.compile(r"step-(\d+)")
+
+
+class File(BaseModel):
+    """Size in bytes and sha256 of one file of an artefact."""
+
+    model_config = ConfigDict(frozen=True)
+    size: int
+    sha256: str
+
+
+class Provenance(BaseModel):
+    """Where and how a run executed. Nothing here enters its identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    started: str = Field(description="UTC, ISO 8601")
+    finished: str
+    seconds: float = Field(description="wall time of the finishing attempt and of those it resumed from")
+    attempt: int
+    host: str
+    device: str
+    place: dict[str, Any]
+    peak_memory_gib: float | None = None
+    source: str = Field("", description="digest of the trainable's source")
+    git: str = Field("", description="commit, with + if the tree was changed; empty outside a checkout")
+    packages: dict[str, str] = Field(default_factory=dict)
+
+
+class Record(BaseModel):
+    """What a finished or failed run was and gave: `record.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    id: str
+    name: str
+    stage: str
+    trainable: str
+    version: int
+    config: dict[str, Any] = Field(description="the part that enters the identity")
+    settings: dict[str, Any] = Field(description="the whole config as it was run")
+    inputs: dict[str, str]
+    labels: dict[str, Any] = Field(default_factory=dict)
+    status: Status
+    error: str | None = None
+    metrics: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
+    history: dict[str, list[float | None]] = Field(default_factory=dict, description="columns; one is `step`")
+    provenance: Provenance
+    files: dict[str, File] = Field(default_factory=dict)
+
+    def history_rows(self) -> Iterator[dict[str, float]]:
+        """Yield the step history row by row, without the values that were not measured at that step."""
+        for values in zip(*self.history.values(), strict=True):
+            row = zip(self.history, values, strict=True)
+            yield {name: value for name, value in row if value is not None}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a run: `folder` is work/ID/NUMBER, with `output/` and `checkpoints/` in it."""
+
+    run_id: str
+    number: int
+    folder: Path
+    resume_from: Path | None
+
+    @property
+    def output(self) -> Path:
+        """The folder that becomes the artefact."""
+        return self.folder / "output"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder for this attempt's checkpoints, each named `step-N` and renamed into place."""
+        return self.folder / "checkpoints"
+
+
+class Superseded(Exception):
+    """A newer attempt at this run exists, or it is finished: this one may not commit."""
+
+
+class Store:
+    """The artefacts, attempts and failures below one folder. Creates nothing until something is begun."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the folder; it need not exist."""
+        self.root = root.absolute()
+        self.artefacts, self.work, self.failures = (self.root / name for name in ("artefacts", "work", "failures"))
+        self.reports = self.root / "reports"
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def artefact(self, run_id: str) -> Path:
+        """Return the folder of a finished run, whether it exists or not."""
+        return self.artefacts / checked(run_id)
+
+    def is_finished(self, run_id: str) -> bool:
+        """Say whether the run has a record: done or diverged, never to be executed again."""
+        return (self.artefact(run_id) / "record.json").is_file()
+
+    def record(self, run_id: str) -> Record | None:
+        """Return a run's record: the finished one, else that of its last failed attempt, else None."""
+        paths = [self.artefact(run_id)]
+        paths += reversed(_numbered(self.failures / run_id))
+        return next((_load(path / "record.json") for path in paths if (path / "record.json").is_file()), None)
+
+    def records(self, run_ids: Iterable[str]) -> dict[str, Record]:
+        """Return the records that exist among `run_ids`."""
+        found = ((run_id, self.record(run_id)) for run_id in run_ids)
+        return {run_id: record for run_id, record in found if record is not None}
+
+    def ids(self) -> list[str]:
+        """Return the ids of all finished runs, sorted."""
+        if not self.artefacts.is_dir():
+            return []
+        return sorted(path.name for path in self.artefacts.iterdir() if RUN_ID.fullmatch(path.name))
+
+    def failed_ids(self) -> list[str]:
+        """Return the ids of runs that left a failure and are not finished, sorted."""
+        if not self.failures.is_dir():
+            return []
+        return sorted(path.name for path in self.failures.iterdir() if not self.is_finished(path.name))
+
+    # -- one run ----------------------------------------------------------------------------------------
+
+    def begin(self, run_id: str) -> Attempt:
+        """Open the next attempt at a run; it resumes from the newest checkpoint that any earlier one left."""
+        home = self.work / checked(run_id)
+        earlier = _numbered(home)
+        last = max((int(path.name) for path in [*earlier, *_numbered(self.failures / run_id)]), default=0)
+        checkpoints = [path for attempt in earlier for path in _checkpoints(attempt / "checkpoints")]
+        newest = max(checkpoints, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+        attempt = Attempt(run_id, last + 1, home / str(last + 1), newest)
+        with explained(f"cannot write to the store {self.root}"):
+            attempt.output.mkdir(parents=True)
+            attempt.checkpoints.mkdir()
+        return attempt
+
+    def commit(self, attempt: Attempt, record: Record) -> Record:
+        """Make the attempt's output the artefact, by one rename; return the record with its files.
+
+        Raises Superseded if a newer attempt exists or the run is finished already.
+        """
+        self._refuse_superseded(attempt)
+        write_history(attempt.output / "history.csv", record)
+        record = record.model_copy(update={"files": described(attempt.output)})
+        write_atomically(attempt.output / "record.json", record.model_dump_json(indent=1))
+        sync_tree(attempt.output)
+        self.artefacts.mkdir(exist_ok=True)
+        self._refuse_superseded(attempt)
+        try:
+            attempt.output.rename(self.artefacts / attempt.run_id)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise Superseded(f"{attempt.run_id} is finished already") from None
+            raise
+        sync_folder(self.artefacts)
+        self.forget_work(attempt.run_id)
+        return record
+
+    def fail(self, attempt: Attempt, record: Record) -> Path:
+        """Keep what a failed attempt left (log, config, error) in failures/ID/NUMBER; return that folder.
+
+        Its checkpoints stay in work/, for the next attempt.
+        """
+        self._refuse_superseded(attempt)
+        folder = self.failures / attempt.run_id / str(attempt.number)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for path in attempt.output.glob("*.txt"):
+            shutil.copy2(path, folder / path.name)
+        write_history(folder / "history.csv", record)
+        write_atomically(folder / "record.json", record.model_dump_json(indent=1))
+        return folder
+
+    def forget_work(self, run_id: str) -> None:
+        """Delete the attempts of a run, checkpoints included."""
+        shutil.rmtree(self.work / checked(run_id), ignore_errors=True)
+
+    def forget(self, run_id: str) -> None:
+        """Delete a run: artefact, attempts and failures. It will be executed again."""
+        aside = self.work / checked(run_id) / "forgotten"
+        if self.artefact(run_id).exists():
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            self.artefact(run_id).rename(aside)
+        shutil.rmtree(self.failures / run_id, ignore_errors=True)
+        self.forget_work(run_id)
+
+    def _refuse_superseded(self, attempt: Attempt) -> None:
+        newest = max((int(path.name) for path in _numbered(self.work / attempt.run_id)), default=0)
+        if newest != attempt.number or self.is_finished(attempt.run_id):
+            raise Superseded(f"attempt {attempt.number} at {attempt.run_id} has a successor")
+
+    # -- the whole store --------------------------------------------------------------------------------
+
+    def damage(self, run_id: str, *, hashes: bool = True) -> list[str]:
+        """Return what is wrong with a finished run's files, one line each; without `hashes` only sizes."""
+        record, folder, wrong = self.record(run_id), self.artefact(run_id), []
+        for name, expected in record.files.items() if record else ():
+            path = folder / name
+            if not path.is_file():
+                wrong.append(f"{run_id}/{name} is missing")
+            elif path.stat().st_size != expected.size:
+                wrong.append(f"{run_id}/{name} has {path.stat().st_size} bytes instead of {expected.size}")
+            elif hashes and sha256_file(path) != expected.sha256:
+                wrong.append(f"{run_id}/{name} has changed: its sha256 is not the recorded one")
+        return wrong
+
+    @contextlib.contextmanager
+    def lock(self, command: str, *, wait: bool = False, waiting: Any = None) -> Iterator[None]:
+        """Hold the store as its one driver (contract C7); raises StoreError naming the holder, or waits for it.
+
+        The lock is the kernel's: it goes with the process, however that ends.
+        """
+        with explained(f"cannot write to the store {self.root}"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            stream = (self.root / "driver.lock").open("a+")
+        with stream:
+            if not _locked(stream, block=False):
+                stream.seek(0)
+                holder = _holder(stream.read())
+                if not wait:
+                    raise StoreError(f"the store {self.root} is in use by {holder}; wait for it with --wait")
+                if waiting is not None:
+                    waiting(holder)
+                _locked(stream, block=True)
+            stream.truncate(0)
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since": time.time()}
+            stream.write(json.dumps(about))
+            stream.flush()
+            try:
+                yield
+            finally:
+                stream.truncate(0)
+
+    def holder(self) -> str | None:
+        """Return who holds the store ("pid 12 on node1, since ...: sweep rank_study"), or None."""
+        try:
+            with (self.root / "driver.lock").open("r+") as stream:
+                return None if _locked(stream, block=False) else _holder(stream.read())
+        except FileNotFoundError:
+            return None
+
+
+def checked(run_id: str) -> str:
+    """Return the id if it is one; what is not never becomes a path (contract C10)."""
+    if not RUN_ID.fullmatch(run_id):
+        raise StoreError(f"{run_id!r} is not a run id (like student-3f9c02ab71d4)")
+    return run_id
+
+
+def described(folder: Path) -> dict[str, File]:
+    """Return size and sha256 of every file below `folder` but the record itself, by relative name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    return {
+        name: File(size=path.stat().st_size, sha256=sha256_file(path))
+        for name, path in names.items()
+        if name != "record.json"
+    }
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file so that a reader sees the old or the new one, whole; `durable` survives a power cut."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("w") as stream:
+        stream.write(text)
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
+    beside.replace(path)
+
+
+def write_history(path: Path, record: Record) -> None:
+    """Write the step history as CSV; nothing if there is none."""
+    if not record.history:
+        return
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(record.history)
+        writer.writerows(zip(*record.history.values(), strict=True))
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file below `folder` to disk, so that a rename never shows a name without its bytes."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's own entries to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an OSError into a one-line StoreError that begins with `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{what}: {error.strerror or error}; choose another with --store DIR") from None
+
+
+def columns(rows: Iterable[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Return rows of measurements as columns of equal length, `step` first; None where nothing was measured."""
+    rows = list(rows)
+    names = dict.fromkeys(["step", *(name for row in rows for name in row)])
+    return {name: [row.get(name) for row in rows] for name in names} if rows else {}
+
+
+def _load(path: Path) -> Record:
+    try:
+        return Record.model_validate_json(path.read_text())
+    except (ValidationError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{path} is damaged ({reason}); drop it with: store gc --forget {path.parent.name}") from None
+
+
+def _numbered(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name)] if folder.is_dir() else []
+
+
+def _locked(stream: Any, *, block: bool) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if block else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(text: str) -> str:
+    try:
+        about = json.loads(text)
+    except ValueError:
+        return "another process"
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["since"]))
+    return f"pid {about['pid']} on {about['host']} since {since} ({about['command']})"

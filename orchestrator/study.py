@@ -1,0 +1,119 @@
+"""What a study says: its stages, the axes that vary and the comparison it is for. Data; building it runs nothing.
+
+A setting of a stage is a plain value, or a value that depends on an axis or on another setting:
+
+    Stage("student", config={"rank": Axis("student.rank"), "learning_rate": By("student.init", random=1e-3, svd=1e-4)})
+
+An axis is named after the setting it varies (`student.rank`); that setting needs no `Axis(...)` of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from trainables.base import Place, Scalar
+
+Point = Mapping[str, Any]
+"""One value for every axis, by the axis' name."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The value that an axis has at this point, for a setting of another stage than the axis' own."""
+
+    name: str
+
+
+class By:
+    """A value looked up by the value of an axis: `By("student.init", random=1e-3, svd=1e-4)`.
+
+    Keys that are not identifiers go in a mapping: `By("student.rank", {4: 8, 16: 32})`. `otherwise` serves the
+    values that are not named; without it they are refused. Values may be `Axis`, `By` or `Computed` again.
+    """
+
+    def __init__(self, axis: str, table: Mapping[Any, Any] | None = None, /, *, otherwise: Any = ..., **named: Any):
+        """Make the table; see the class."""
+        self.axis, self.table, self.otherwise = axis, {**(table or {}), **named}, otherwise
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A value computed from axes by a pure, module-level function: `Computed(export_rank, "student.rank")`."""
+
+    function: Callable[..., Any]
+    axes: tuple[str, ...]
+
+    def __init__(self, function: Callable[..., Any], *axes: str) -> None:
+        """Name the function and the axes whose values are its arguments."""
+        object.__setattr__(self, "function", function)
+        object.__setattr__(self, "axes", axes)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A trainable with its config and what it needs.
+
+    `inputs` maps each role of the trainable to the stage that fills it. A tuple of stages makes one run for
+    each of them; the alternative taken is then an axis of its own, named `STAGE.ROLE` (`evaluate.subject`).
+    """
+
+    trainable: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    place: Place = field(default_factory=Place)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The question as statistics sees it: arms, the baseline among them, and the one primary outcome.
+
+    arm             axis whose values are compared (an init, most often)
+    baseline        the value the others are compared with
+    by              axis that splits the family (rank), or None
+    replicate       axis whose values are the paired replicates (seed)
+    metric          primary outcome, a column of results.csv
+    higher_is_better  direction of the primary outcome
+    target_margin   steps to target: the target is the teacher's held-out loss plus this margin
+    """
+
+    arm: str = "student.init"
+    baseline: str = "random"
+    by: str | None = "student.rank"
+    replicate: str = "student.seed"
+    metric: str = "test_loss"
+    higher_is_better: bool = False
+    target_margin: float = 0.0
+    alpha: float = 0.05
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question: stages in any order, axes, and the comparison; `scale` is the size it was built at."""
+
+    name: str
+    description: str
+    stages: Mapping[str, Stage]
+    axes: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    scale: str = ""
+    notes: tuple[str, ...] = ()
+
+    def with_setting(self, stage: str, name: str, value: Any) -> Study:
+        """Return the study with one setting of one stage replaced by a plain value."""
+        config = {**self.stages[stage].config, name: value}
+        return self.with_stage(stage, replace(self.stages[stage], config=config))
+
+    def with_stage(self, name: str, stage: Stage) -> Study:
+        """Return the study with one stage replaced."""
+        return replace(self, stages={**self.stages, name: stage})
+
+    def with_axis(self, name: str, values: Sequence[Scalar]) -> Study:
+        """Return the study with one axis replaced or added."""
+        return replace(self, axes={**self.axes, name: tuple(values)})
+
+
+def repeats(count: int) -> tuple[Scalar, ...]:
+    """Return the values of a seed axis: 1 to `count`."""
+    return tuple(range(1, count + 1))

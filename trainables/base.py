@@ -1,0 +1,156 @@
+"""What a trainable is: a named, versioned function from a config and inputs to files and metrics.
+
+A trainable knows nothing of sweeps, Ray, Optuna or MLflow. It is a generator: every `yield` is a point
+where whoever runs it may report, show progress or stop it. Planning imports this module, and every module
+that defines a trainable, without torch: heavy imports live inside functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Scalar: TypeAlias = bool | int | float | str | None
+Metrics: TypeAlias = Mapping[str, Scalar]
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. The message is one line and names the way out."""
+
+
+class Diverged(Exception):
+    """The loss became NaN or infinite: a final result of the run, not a failure of the machine."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has left a checkpoint; the next attempt goes on from there."""
+
+
+class Config(BaseModel):
+    """What decides a run's result, and nothing else; frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    def identity(self) -> dict[str, Any]:
+        """Return the JSON-able part that enters the run's digest: everything, unless a subclass knows better."""
+        return self.model_dump(mode="json")
+
+
+class Place(Config):
+    """Where and how a run executes: provenance, never identity (contract C1). Set with `--place`."""
+
+    workers: int = Field(1, ge=1, description="processes of one run; more than one is a gang")
+    cpus: float = Field(1, gt=0, description="CPU cores per worker; also its number of threads")
+    gpus: float = Field(0, ge=0, description="GPUs per worker; a fraction shares one")
+    memory_gib: float | None = Field(None, gt=0, description="memory to reserve per worker, GiB")
+    strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where gpus > 0, else cpu")
+    per_device_batch_size: int | None = Field(None, ge=1, description="micro-batch; default: the whole batch")
+    evaluation_batch_size: int = Field(32, ge=1, description="sequences in one forward pass of an evaluation")
+    gradient_checkpointing: bool = False
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage; 0: no DeepSpeed")
+    offload: bool = Field(False, description="keep ZeRO's optimiser state in CPU memory")
+    log_every: int = Field(1, ge=1, description="steps between logged training losses")
+    checkpoint_every: int = Field(20, ge=1, description="steps between checkpoints")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One yield of a trainable: how far it is, and what it measured at this step (may be nothing)."""
+
+    step: int
+    total: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Context:
+    """What a run is given: its inputs' folders, a folder to fill, and where it executes.
+
+    `output` becomes the artefact when the run ends. `checkpoints` is this attempt's folder for checkpoints;
+    `resume_from` is the newest complete checkpoint of an earlier attempt. `cache` lives as long as the
+    process: a warm worker keeps tokenised data and imports there. When `stop_requested()` turns true, write a
+    checkpoint and raise `Stopped`.
+    """
+
+    run_id: str
+    inputs: Mapping[str, Path]
+    output: Path
+    checkpoints: Path
+    place: Place
+    resume_from: Path | None = None
+    log: Callable[[str], None] = print
+    stop_requested: Callable[[], bool] = lambda: False
+    cache: MutableMapping[str, Any] = field(default_factory=dict)
+
+
+class Planner(Protocol):
+    """What a trainable may ask of the planner while its config is pinned (see `Trainable.pin`)."""
+
+    def fingerprint(self, path: Path) -> str:
+        """Return the sha256 of a file, or of a folder's files and names; cached by path, size and time."""
+
+    def directory(self) -> Path:
+        """Return the folder that relative paths of the command line start from."""
+
+
+def _pin_nothing(config: Any, planner: Planner) -> Any:
+    return config
+
+
+def _check_nothing(config: Any, inputs: Mapping[str, Path]) -> None:
+    return None
+
+
+def _no_cost(config: Any) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A stage's function with its name, version and config type.
+
+    run       generator; yields `Progress`, returns the final metrics; raises `Diverged`, `Stopped`, `InputError`
+    roles     the inputs it can read; `needs(config)` says which of them this config does read
+    pin       replaces what a name points at now (a file, a hub revision, `auto`) by its content or value; pure
+              but for looking; raises `InputError`
+    check     raises `InputError` for what can be known before anything trains; is given the folders of those
+              inputs that exist already, so it is called at planning and again once the inputs are there
+    cost_s    a rough guess of core-seconds, used until there are records to learn from
+    sources   files and folders below trainables/ that decide the result beside the trainable's own module
+    prepares  true for what must be there before any training is worth starting (base model, data)
+    """
+
+    name: str
+    version: int
+    config: type[Config]
+    run: Callable[[Any, Context], Generator[Progress, None, Metrics]]
+    roles: tuple[str, ...] = ()
+    needs: Callable[[Any], tuple[str, ...]] | None = None
+    pin: Callable[[Any, Planner], Any] = _pin_nothing
+    check: Callable[[Any, Mapping[str, Path]], None] = _check_nothing
+    cost_s: Callable[[Any], float] = _no_cost
+    sources: tuple[str, ...] = ()
+    prepares: bool = False
+
+    def needed_roles(self, config: Config) -> tuple[str, ...]:
+        """Return the roles that a run with this config reads."""
+        return self.roles if self.needs is None else self.needs(config)
+
+    def source_digest(self) -> str:
+        """Return a digest of the source that decides the result; `plan` warns when it changed unversioned."""
+        root = Path(__file__).parent
+        own = self.run.__code__.co_filename
+        files = {Path(own)}
+        for source in self.sources:
+            path = root / source
+            files |= set(path.rglob("*.py")) if path.is_dir() else {path}
+        digest = hashlib.sha256()
+        for file in sorted(files):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        return digest.hexdigest()[:16]
