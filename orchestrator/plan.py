@@ -160,6 +160,7 @@ class _Expansion:
             inputs[role] = seen[source].id
             labels |= self.labels[seen[source].id]
         labels |= {axis: point[axis] for axis in read.axes}
+        labels = {axis: labels[axis] for axis in point if axis in labels}
         identity = run_id(name, stage.trainable, trainable.version, config.identity(), inputs)
         known = self.labels.get(identity, labels)
         self.labels[identity] = {axis: value for axis, value in known.items() if labels.get(axis, ...) == value}

@@ -151,6 +151,15 @@ class Store:
             return []
         return sorted(path.name for path in self.failures.iterdir() if not self.is_finished(path.name))
 
+    def last_checkpoint(self, run_id: str) -> int | None:
+        """Return the step of the newest checkpoint that an unfinished attempt at the run left, or None."""
+        newest = self._newest_checkpoint(run_id)
+        return None if newest is None else _step(newest)
+
+    def _newest_checkpoint(self, run_id: str) -> Path | None:
+        found = (path for attempt in _numbered(self.work / run_id) for path in _checkpoints(attempt / "checkpoints"))
+        return max(found, key=_step, default=None)
+
     # -- one run ----------------------------------------------------------------------------------------
 
     def begin(self, run_id: str) -> Attempt:
@@ -158,9 +167,7 @@ class Store:
         home = self.work / checked(run_id)
         earlier = _numbered(home)
         last = max((int(path.name) for path in [*earlier, *_numbered(self.failures / run_id)]), default=0)
-        checkpoints = [path for attempt in earlier for path in _checkpoints(attempt / "checkpoints")]
-        newest = max(checkpoints, key=lambda path: int(path.name.removeprefix("step-")), default=None)
-        attempt = Attempt(run_id, last + 1, home / str(last + 1), newest)
+        attempt = Attempt(run_id, last + 1, home / str(last + 1), self._newest_checkpoint(run_id))
         with explained(f"cannot write to the store {self.root}"):
             attempt.output.mkdir(parents=True)
             attempt.checkpoints.mkdir()
@@ -357,6 +364,10 @@ def _numbered(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _checkpoints(folder: Path) -> list[Path]:

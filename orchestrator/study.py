@@ -90,7 +90,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Study:
-    """A question: stages in any order, axes, and the comparison; `scale` is the size it was built at."""
+    """A question: stages in any order, axes, and the comparison; `scale` is the size it was built at.
+
+    `parameters` is the base model's number of parameters, where it is known before the model is fetched.
+    """
 
     name: str
     description: str
@@ -98,6 +101,7 @@ class Study:
     axes: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
     comparison: Comparison | None = None
     scale: str = ""
+    parameters: float | None = None
     notes: tuple[str, ...] = ()
 
     def with_setting(self, stage: str, name: str, value: Any) -> Study:

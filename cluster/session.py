@@ -1,0 +1,131 @@
+"""A Ray session that keeps to itself: nothing on the terminal, nothing beyond loopback, nobody's signal handlers.
+
+`connect` starts one on this machine, or joins the cluster at an address; a session that was there already is used
+as it is, and left as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+QUIET = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+"""Tune writes no state of its own while it runs (the store is the truth), no log files, and catches no signals."""
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""What travels through Ray is a run's config and its measurements; data and models go through the store."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def available_cpus() -> int:
+    """Return the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Session:
+    """A connection to Ray, with what has to be undone when it closes."""
+
+    def __init__(self, address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
+        """Connect. `num_cpus` and `num_gpus` are for a session on this machine; None: those there are."""
+        os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+        import ray
+
+        self.ray = ray
+        self.is_ours = not ray.is_initialized()
+        if self.is_ours:
+            signals = Signals()
+            self._start(address, num_cpus, num_gpus)
+            signals.restore()
+        for name in ("ray", "ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def _start(self, address: str | None, num_cpus: int | None, num_gpus: int | None) -> None:
+        options: dict[str, Any] = {
+            "address": address or "local",
+            "job_config": self.ray.job_config.JobConfig(_py_driver_sys_path=own_paths()),
+            "log_to_driver": False,
+            "logging_level": "critical",
+        }
+        if address is None:
+            make_token_private()
+            options |= {
+                "num_cpus": num_cpus or available_cpus(),
+                "num_gpus": num_gpus,
+                "include_dashboard": False,
+                "dashboard_host": "127.0.0.1",
+                "object_store_memory": OBJECT_STORE_BYTES,
+            }
+        self.ray.init(**options)
+
+    def nodes(self) -> dict[str, Mapping[str, float]]:
+        """Return what each living node has in all, by node id."""
+        names = ("CPU", "GPU", "memory")
+        alive = [node for node in self.ray.nodes() if node["Alive"]]
+        return {node["NodeID"]: {name: node["Resources"].get(name, 0.0) for name in names} for node in alive}
+
+    def close(self) -> None:
+        """End the session, if it is ours, and remove Ray's folder of it."""
+        if not self.is_ours or not self.ray.is_initialized():
+            return
+        node = self.ray._private.worker._global_node
+        folder = node.get_session_dir_path() if node is not None and node.is_head() else None
+        signals = Signals()
+        self.ray.shutdown()
+        signals.restore()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class Signals:
+    """The handlers of SIGINT, SIGTERM and SIGUSR1 as they are now, to put back when Ray or Tune has set its own."""
+
+    def __init__(self) -> None:
+        """Note the handlers; only the main thread may change them."""
+        is_main = threading.current_thread() is threading.main_thread()
+        self.handlers = {number: signal.getsignal(number) for number in SIGNALS} if is_main else {}
+
+    def restore(self) -> None:
+        """Put them back."""
+        for number, handler in self.handlers.items():
+            if handler is not None:  # None: installed from C, and not ours to touch
+                signal.signal(number, handler)
+
+
+def own_paths() -> list[str]:
+    """Return where this process finds modules beside the installed ones: Ray itself passes on two of these only."""
+    folders = [Path(entry or ".").absolute() for entry in sys.path]
+    installed = (Path(sys.prefix), Path(sys.base_prefix))
+    return [str(folder) for folder in folders if folder.is_dir() and not set(installed) & {folder, *folder.parents}]
+
+
+def make_token_private() -> None:
+    """Write the token that a local session will use, mode 0600, where there is none: Ray would write it 0644."""
+    path = Path.home() / ".ray" / "auth_token"
+    if any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secrets.token_hex(32))

@@ -1,0 +1,111 @@
+"""Options that several verbs share, and what they stand for: a study with its changes, a store, a plan."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.store import Store
+
+DEFAULT_STORE = "./runs"
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add `--store` and `--views`."""
+    group = parser.add_argument_group("store")
+    group.add_argument("--store", metavar="DIR", default=DEFAULT_STORE, help="where runs are kept (default: ./runs)")
+    group.add_argument(
+        "--views",
+        metavar="DIR",
+        help="keep mlflow.db and optuna.journal here instead: a local disk when the store is on NFS or Lustre",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON for a program to read")
+
+
+def add_study(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Add the study argument and the options that change it."""
+    parser.add_argument("study", nargs="?" if optional else None, help="a study's name, or the path of your own .py")
+    group = parser.add_argument_group("the study")
+    group.add_argument("--scale", metavar="NAME", help="a named size: tiny, laptop, qwen2.5-math-1.5b, qwen2.5-math-7b")
+    group.add_argument(
+        "--set",
+        metavar="STAGE.SETTING=VALUE",
+        dest="settings",
+        action="append",
+        default=[],
+        help="change a setting, such as student.steps=40 or dataset.source=train.json (repeatable)",
+    )
+    group.add_argument(
+        "--axis",
+        metavar="STAGE.SETTING=A,B,C",
+        dest="axes",
+        action="append",
+        default=[],
+        help="vary a setting over these values, such as student.rank=4,8,16 (repeatable)",
+    )
+    group.add_argument(
+        "--place",
+        metavar="STAGE.SETTING=VALUE",
+        dest="places",
+        action="append",
+        default=[],
+        help="where and how a stage executes, such as teacher.workers=2 or student.gpus=0.5; never changes a run's id",
+    )
+    group.add_argument(
+        "--teacher",
+        metavar="PATH|HUB",
+        help="use this checkpoint (a folder of safetensors or a hub id) as the teacher; nothing is trained for it",
+    )
+    group.add_argument("--until", metavar="STAGE", help="leave out what comes after this stage")
+
+
+def open_store(options: argparse.Namespace) -> Store:
+    """Return the store that `--store` names."""
+    from orchestrator.errors import StoreError
+    from orchestrator.store import Store
+
+    root = Path(options.store).expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"the store {root} is a file; name a folder with --store DIR")
+    return Store(root)
+
+
+def views_folder(options: argparse.Namespace, store: Store) -> Path:
+    """Return the folder of mlflow.db and optuna.journal."""
+    return Path(options.views).expanduser().absolute() if options.views else store.root
+
+
+def make_plan(options: argparse.Namespace, store: Store) -> Plan:
+    """Return the plan of the study that the options describe."""
+    from orchestrator.fingerprints import FilePlanner
+    from orchestrator.plan import expand
+    from orchestrator.studies import Changes, load
+
+    changes = Changes(
+        tuple(options.settings), tuple(options.axes), tuple(options.places), options.teacher, options.scale
+    )
+    planner = FilePlanner(store)
+    plan = expand(load(options.study, changes), planner)
+    planner.save()
+    return plan.until(options.until) if options.until else plan
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that neither guesses at highlights nor wraps what a program may read."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on stdout."""
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")

@@ -1,0 +1,88 @@
+"""`plan`: what would run, what is cached and why the rest is not; cost, disk, and whether the design can conclude."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cli.options import add_json, add_store, add_study, console, make_plan, open_store, print_json
+
+if TYPE_CHECKING:
+    from orchestrator.decisions import Decision
+
+SHOWN = 12
+"""Runs of a stage that are listed one by one; more of them only with --all."""
+
+
+def add(verbs: Any) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("plan", help="what a sweep would run, and why; runs nothing", description=__doc__)
+    add_study(parser)
+    add_store(parser)
+    add_json(parser)
+    parser.add_argument("--all", action="store_true", help="list every run, however many")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Print the decisions, their cost and the state of the design; touch nothing."""
+    from orchestrator.advice import advise
+    from orchestrator.decisions import changed_sources, decide
+    from orchestrator.estimate import available_cpus, estimate
+    from orchestrator.progress import duration
+    from orchestrator.sweep import check
+
+    store = open_store(options)
+    plan = make_plan(options, store)
+    check(plan, store)
+    decisions = decide(plan, store)
+    cost = estimate(plan, [item.run for item in decisions if item.action == "run"], store, cpus=available_cpus())
+    advice = advise(plan)
+    if options.json:
+        print_json(
+            {
+                "runs": [
+                    {"id": item.run.id, "name": item.run.name, "action": item.action, "reason": item.reason}
+                    for item in decisions
+                ],
+                "seconds": cost.seconds,
+                "core_seconds": cost.core_seconds,
+                "disk_gib": cost.disk_gib,
+                "advice": [{"topic": item.topic, "text": item.text, "is_ok": item.is_ok} for item in advice],
+            }
+        )
+        return 0
+    out = console()
+    out.print(f"[bold]{plan.study.name}[/bold] at scale {plan.study.scale}: {plan.study.description}\n")
+    _print_decisions(decisions, everything=options.all)
+    count = sum(item.action == "run" for item in decisions)
+    if count:
+        basis = "from earlier runs" if cost.from_records else "a rough guess: nothing has run yet"
+        disk = f", {cost.disk_gib:.1f} GiB of disk" if cost.disk_gib else ""
+        out.print(f"\n{count} runs: about {duration(cost.seconds)} on {available_cpus()} CPUs{disk} ({basis})")
+    else:
+        out.print(f"\nall {len(decisions)} runs are in {store.root}")
+    for item in [*advice]:
+        out.print(f"{'ok' if item.is_ok else '[yellow]note[/yellow]':<6} {item.topic:<14} {item.text}")
+    for warning in changed_sources(plan, store):
+        out.print(f"[yellow]note[/yellow]   source         {warning}")
+    return 0
+
+
+def _print_decisions(decisions: Sequence[Decision], *, everything: bool) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("run", "name", "", "reason"):
+        table.add_column(title, no_wrap=title != "reason")
+    stages = dict.fromkeys(item.run.stage for item in decisions)
+    for stage in stages:
+        of_stage = [item for item in decisions if item.run.stage == stage]
+        for item in of_stage if everything else of_stage[:SHOWN]:
+            table.add_row(item.run.id, item.run.name, item.action, item.reason)
+        if len(of_stage) > SHOWN and not everything:
+            rest = of_stage[SHOWN:]
+            running = sum(item.action == "run" for item in rest)
+            table.add_row("...", f"{len(rest)} more", f"{running} run" if running else "cached", "see them with --all")
+    console().print(table)

@@ -1,0 +1,106 @@
+"""`show`: one run by name or id: config, inputs, curve, sample answers, provenance, files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cli.options import add_json, add_store, console, open_store, print_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from orchestrator.store import Record
+
+SAMPLES = 5
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def add(verbs: Any) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("show", help="one run: config, curve, answers, provenance, files", description=__doc__)
+    parser.add_argument("run", help='a readable name ("svd r16 s2"), an id, or a unique beginning of an id')
+    add_store(parser)
+    add_json(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Print the run's record."""
+    from orchestrator.lookup import find_run
+
+    store = open_store(options)
+    run_id = find_run(options.run, store)
+    record = store.record(run_id)
+    assert record is not None
+    if options.json:
+        print_json(record.model_dump(mode="json"))
+        return 0
+    folder = store.artefact(run_id)
+    if not folder.is_dir():
+        folder = store.failures / run_id / str(record.provenance.attempt)
+    _print(console(), record, folder)
+    return 0
+
+
+def _print(out: Console, record: Record, folder: Path) -> None:
+    out.print(
+        f"[bold]{record.name}[/bold]  {record.id}  {record.status}" + (f": {record.error}" if record.error else "")
+    )
+    _section(out, "config", record.settings)
+    _section(out, "inputs", record.inputs)
+    _section(out, "metrics", record.metrics)
+    for name in ("loss", "eval_loss"):
+        values = [value for value in record.history.get(name, []) if value is not None]
+        if len(values) > 1:
+            out.print(f"{name:<10} {values[0]:.3f} {sparkline(values)} {values[-1]:.3f}")
+    _print_answers(out, folder / "answers.jsonl")
+    about = record.provenance
+    packages = " ".join(f"{name} {version}" for name, version in about.packages.items())
+    _section(
+        out,
+        "provenance",
+        {
+            "when": f"{about.started} to {about.finished}, {about.seconds:.1f} s, attempt {about.attempt}",
+            "where": f"{about.host}, {about.device}, peak memory {about.peak_memory_gib} GiB",
+            "source": f"{record.trainable} version {record.version} ({about.source}), git {about.git or 'none'}",
+            "packages": packages,
+        },
+    )
+    out.print(f"\n[bold]files[/bold] in {folder}", soft_wrap=True)
+    for name, file in record.files.items():
+        out.print(f"  {name:<40} {file.size:>14,} bytes")
+
+
+def _section(out: Console, title: str, values: dict[str, Any]) -> None:
+    if not values:
+        return
+    out.print(f"\n[bold]{title}[/bold]")
+    for name, value in values.items():
+        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        out.print(f"  {name:<26} {shown}", markup=False, soft_wrap=True)
+
+
+def _print_answers(out: Console, path: Path) -> None:
+    if not path.is_file():
+        return
+    out.print("\n[bold]answers[/bold]")
+    with path.open() as stream:
+        for line in islice(stream, SAMPLES):
+            answer = json.loads(line)
+            mark = {True: "right", False: "wrong", None: ""}[answer.get("correct")]
+            shown = f"{answer['prompt'][-60:]!r} -> {answer['given'][:40]!r} ({answer['reference']!r})"
+            out.print(f"  {mark:<6} {shown}", markup=False, soft_wrap=True)
+
+
+def sparkline(values: list[float], width: int = 40) -> str:
+    """Return the values as a line of block characters, at most `width` of them, lowest to highest."""
+    step = max(1, -(-len(values) // width))
+    chosen = values[::step]
+    low, high = min(chosen), max(chosen)
+    span = (high - low) or 1.0
+    return "".join(BARS[min(int((value - low) / span * len(BARS)), len(BARS) - 1)] for value in chosen)

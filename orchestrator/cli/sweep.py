@@ -1,0 +1,87 @@
+"""`sweep`: run what is missing, then compare. The same command again resumes after anything, and adds what is new."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cli.options import add_store, add_study, make_plan, open_store, views_folder
+
+if TYPE_CHECKING:
+    from cluster.base import Backend
+    from orchestrator.plan import Plan
+    from orchestrator.store import Store
+
+
+def add(verbs: Any) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("sweep", help="run what is missing, then compare", description=__doc__)
+    add_study(parser)
+    add_store(parser)
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--local", action="store_true", help="in this process, one run after the other, without Ray")
+    where.add_argument(
+        "--address", metavar="ADDR", help="a running Ray cluster: auto, or host:port; default: start one"
+    )
+    again = parser.add_argument_group("again")
+    again.add_argument(
+        "--redo",
+        metavar="RUN",
+        action="append",
+        default=[],
+        help="drop this run's record and make it again: an id, a unique part of its beginning, or a name",
+    )
+    again.add_argument("--retry", choices=["diverged"], help="make the diverged runs of this study again")
+    again.add_argument("--wait", action="store_true", help="wait if another sweep uses the store, instead of leaving")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Execute the sweep; print the comparison on stdout."""
+    from orchestrator import sweep
+    from orchestrator.views import Views
+
+    begun = time.monotonic()
+    store = open_store(options)
+    plan = make_plan(options, store)
+    code = sweep.run(
+        plan,
+        store,
+        views=Views(plan, store, views_folder(options, store)),
+        make_backend=lambda: make_backend(options),
+        command=shlex.join(["sweep", options.study]),
+        wait=options.wait,
+        forget=_to_forget(options, plan, store),
+        say=say,
+    )
+    say(sweep.elapsed(time.monotonic() - begun, store.root))
+    return code
+
+
+def make_backend(options: argparse.Namespace) -> Backend:
+    """Return the backend that the options name; only here is Ray imported."""
+    if options.local:
+        from cluster.local import LocalBackend
+
+        return LocalBackend()
+    from cluster.tune import TuneBackend
+
+    return TuneBackend(address=options.address)
+
+
+def say(line: str) -> None:
+    """Print one line of progress on stderr."""
+    sys.stderr.write(f"{line}\n")
+
+
+def _to_forget(options: argparse.Namespace, plan: Plan, store: Store) -> list[str]:
+    from orchestrator.lookup import find_run
+
+    chosen = [find_run(text, store, plan) for text in options.redo]
+    if options.retry:
+        records = store.records(run.id for run in plan.runs)
+        chosen += [run_id for run_id, record in records.items() if record.status == options.retry]
+    return chosen

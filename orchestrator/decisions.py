@@ -1,0 +1,128 @@
+"""A plan against a store: what is cached, what will run, and why the rest is not cached.
+
+A finished run stays finished whatever happens to its inputs; an input whose files are gone or damaged is made
+again only when a run that is still missing needs it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from orchestrator.identity import differences
+from orchestrator.plan import Plan, Run
+from orchestrator.store import Record, Store
+
+Action: TypeAlias = Literal["cached", "run", "skipped"]
+COMPARISONS = 20_000
+"""Records looked at, over all missing runs, in search of the nearest one: keeps `plan` under a second."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What will happen with one run, and the reason to print beside it."""
+
+    run: Run
+    action: Action
+    reason: str
+
+
+def decide(plan: Plan, store: Store) -> list[Decision]:
+    """Return one decision per run, in plan order."""
+    records = store.records(run.id for run in plan.runs)
+    finished = {run_id: record for run_id, record in records.items() if record.status in ("done", "diverged")}
+    lost = {run_id for run_id, record in finished.items() if record.status == "diverged"}
+    blocked = plan.dependants(lost) - set(finished)
+    missing = {run.id for run in plan.runs if run.id not in finished} - blocked
+    again = _damaged_inputs(plan, store, finished, missing)
+    reasons = dict(_reasons(plan, store, missing, records))
+    decisions = []
+    for run in plan.runs:
+        if run.id in again:
+            decisions.append(Decision(run, "run", again[run.id]))
+        elif run.id in finished:
+            decisions.append(Decision(run, "cached", _saved(finished[run.id])))
+        elif run.id in blocked:
+            decisions.append(Decision(run, "skipped", f"needs {_first_lost(plan, run, lost)}, which diverged"))
+        else:
+            decisions.append(Decision(run, "run", reasons[run.id]))
+    return decisions
+
+
+def changed_sources(plan: Plan, store: Store) -> list[str]:
+    """Return a warning for every trainable whose source changed under an unchanged version."""
+    counts: Counter[str] = Counter()
+    versions = {}
+    for run in plan.runs:
+        record = store.record(run.id)
+        if record is not None and record.provenance.source not in ("", run.find_trainable().source_digest()):
+            counts[run.trainable] += 1
+            versions[run.trainable] = run.version
+    return [
+        f"{name}'s source changed since {count} of these records were made, and its version is still "
+        f"{versions[name]}: raise it in trainables/{name}.py if results change"
+        for name, count in counts.items()
+    ]
+
+
+def _damaged_inputs(plan: Plan, store: Store, finished: Mapping[str, Record], missing: Iterable[str]) -> dict[str, str]:
+    """Return the finished runs that a missing run needs and whose files are gone or cut, with what is wrong."""
+    again: dict[str, str] = {}
+    waiting = list(missing)
+    while waiting:
+        for source in plan[waiting.pop()].inputs.values():
+            if source in finished and source not in again and finished[source].status == "done":
+                wrong = store.damage(source, hashes=False)
+                if wrong:
+                    again[source] = wrong[0]
+                    waiting.append(source)
+    return again
+
+
+def _reasons(
+    plan: Plan, store: Store, missing: Iterable[str], records: Mapping[str, Record]
+) -> Iterator[tuple[str, str]]:
+    missing = list(missing)
+    if not missing:
+        return
+    stages = {plan[run_id].stage for run_id in missing}
+    ids = [run_id for run_id in store.ids() if run_id.rpartition("-")[0] in stages]
+    known: dict[str, list[Record]] = {}
+    for record in store.records(ids[: max(50, COMPARISONS // len(missing))]).values():
+        known.setdefault(record.stage, []).append(record)
+    for run_id in missing:
+        failed = records.get(run_id)
+        if failed is not None:
+            yield run_id, f"{failed.status} before (attempt {failed.provenance.attempt}); tried once more"
+        elif (step := store.last_checkpoint(run_id)) is not None:
+            yield run_id, f"goes on from step {step}"
+        else:
+            yield run_id, why_missing(plan[run_id], known.get(plan[run_id].stage, []))
+
+
+def why_missing(run: Run, records: Sequence[Record]) -> str:
+    """Return in what the run differs from the nearest record of its stage: "alpha 16 -> 32", or "no record"."""
+    nearest = min((_difference(run, record) for record in records), key=len, default=[])
+    return ", ".join(nearest) if 0 < len(nearest) <= 2 else "no record"
+
+
+def _difference(run: Run, record: Record) -> list[str]:
+    if record.trainable != run.trainable:
+        return [f"{record.trainable} -> {run.trainable}"]
+    version = [f"{run.stage} version {record.version} -> {run.version}"] if record.version != run.version else []
+    inputs = [
+        f"another {role}" for role in {*record.inputs, *run.inputs} if record.inputs.get(role) != run.inputs.get(role)
+    ]
+    return [*version, *differences(record.config, run.config.identity()), *sorted(inputs)]
+
+
+def _saved(record: Record) -> str:
+    if record.status == "diverged":
+        return f"diverged: {record.error}; final, unless --retry diverged"
+    return f"{record.provenance.seconds:.0f} s saved"
+
+
+def _first_lost(plan: Plan, run: Run, lost: set[str]) -> str:
+    return next(run_id for run_id in sorted(lost) if run.id in plan.dependants([run_id]))

@@ -1,0 +1,94 @@
+"""What a plan will cost: seconds from earlier records where there are any, else the trainables' own guesses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.errors import UserError
+from orchestrator.plan import Plan, Run
+from orchestrator.store import Store
+
+GIB = 2**30
+SAMPLE = 50
+"""Records per stage that an estimate looks at."""
+
+BYTES_PER_PARAMETER = {"base_model": 4, "teacher": 4 + 12}
+"""On disk, at most: fp32 weights; for the teacher also one checkpoint of fp32 weights and Adam's two moments."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of wall time and of cores; disk in GiB where the model's size is known."""
+
+    seconds: float
+    core_seconds: float
+    disk_gib: float | None
+    from_records: bool
+
+
+def with_costs(runs: Iterable[Run], store: Store) -> tuple[list[Run], bool]:
+    """Return the runs with `cost_s` as earlier runs of their stage had it; and whether any record was found."""
+    runs = list(runs)
+    seconds = _seconds_by_stage(store, {run.stage for run in runs})
+    costed = [replace(run, cost_s=seconds.get(run.stage, run.cost_s / max(run.place.cpus, 1))) for run in runs]
+    return costed, bool(seconds)
+
+
+def estimate(plan: Plan, missing: Iterable[Run], store: Store, *, cpus: float) -> Estimate:
+    """Return what the missing runs cost on `cpus` cores: at least the critical path, at least the work."""
+    runs, from_records = with_costs(missing, store)
+    work = sum(run.cost_s * run.place.cpus * run.place.workers for run in runs)
+    seconds = max(critical_path_s(runs), work / max(cpus, 1))
+    return Estimate(seconds, work, disk_gib(plan, runs), from_records)
+
+
+def critical_path_s(runs: Iterable[Run]) -> float:
+    """Return the longest chain of costs through `runs` (in dependency order)."""
+    ends: dict[str, float] = {}
+    for run in runs:
+        ends[run.id] = run.cost_s + max((ends.get(source, 0.0) for source in run.inputs.values()), default=0.0)
+    return max(ends.values(), default=0.0)
+
+
+def disk_gib(plan: Plan, missing: Iterable[Run]) -> float | None:
+    """Return the disk that weights and checkpoints of the missing runs take, or None if the size is unknown."""
+    parameters = plan.study.parameters
+    if parameters is None:
+        return None
+    return sum(BYTES_PER_PARAMETER.get(run.stage, 0) * parameters for run in missing) / GIB
+
+
+def refuse_full_disk(folder: Path, needed_gib: float | None, *, reserve_gib: float = 0.5) -> None:
+    """Raise UserError if the disk of `folder` cannot hold what the runs will write."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / GIB
+    needed = (needed_gib or 0) + reserve_gib
+    if free < needed:
+        raise UserError(
+            f"the disk of {folder} has {free:.1f} GiB free and the runs need about {needed:.1f}; "
+            "choose another with --store DIR, or make room with: store gc"
+        )
+
+
+def available_cpus() -> int:
+    """Return the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _seconds_by_stage(store: Store, stages: set[str]) -> Mapping[str, float]:
+    ids: dict[str, list[str]] = {}
+    for run_id in store.ids():
+        ids.setdefault(run_id.rpartition("-")[0], []).append(run_id)
+    found = {}
+    for stage in stages & set(ids):
+        records = store.records(ids[stage][-SAMPLE:]).values()
+        seconds = [record.provenance.seconds for record in records if record.status == "done"]
+        if seconds:
+            found[stage] = statistics.median(seconds)
+    return found

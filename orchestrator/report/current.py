@@ -1,0 +1,46 @@
+"""Is a report still the one that its records would give? Known without any library that computes or draws."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from orchestrator.freshness import read_marker, record_states, write_marker
+from orchestrator.plan import Plan
+from orchestrator.store import Store
+
+STATE, SUMMARY = "state.json", "report.json"
+FILES = ("results.csv", "comparison.csv", "comparison.md", "comparison.tex", "report.md", SUMMARY)
+
+
+def is_current(plan: Plan, store: Store, folder: Path) -> bool:
+    """Say whether `folder` holds the report of exactly these records, written by exactly this code."""
+    if not all((folder / name).is_file() for name in FILES):
+        return False
+    return read_marker(folder / STATE) == _marker(plan, record_states(plan, store))
+
+
+def mark(plan: Plan, folder: Path, states: Mapping[str, str]) -> None:
+    """Note in the folder that its report was written from these records."""
+    write_marker(folder / STATE, _marker(plan, states))
+
+
+def _marker(plan: Plan, states: Mapping[str, str]) -> dict[str, str]:
+    study = plan.study
+    about = repr((study.name, study.scale, study.description, study.notes, study.comparison, dict(study.axes)))
+    names = repr([(run.id, run.name) for run in plan.runs])
+    return {**states, "study": _digest(about.encode()), "names": _digest(names.encode()), "code": code_version()}
+
+
+@cache
+def code_version() -> str:
+    """Return a digest of the code and templates that a report is made by."""
+    here = Path(__file__).parent
+    paths = [*here.rglob("*.py"), *here.rglob("*.j2"), *(here.parent / n for n in ("results.py", "statistics.py"))]
+    return _digest(b"\0".join(path.read_bytes() for path in sorted(paths)))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,87 @@
+"""The end of a sweep on the terminal: comparison, verdicts, paths. From report.json alone, so that it is there at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table as Grid
+from rich.text import Text
+
+from orchestrator.report import formatting, tables
+from orchestrator.report.measures import BY_KEY
+from orchestrator.report.summary import Summary
+
+NARROW = ("test_loss", "accuracy", "gap_closed")
+MEDIUM = ("initial_loss", "final_loss", "test_loss", "accuracy", "gap_closed")
+WIDE = ("initial_loss", "final_loss", "best_loss", "test_loss", "accuracy", "gap_closed", "energy", "share", "seconds")
+COLOURS = {"supported": "green", "contradicted": "red", "interim": "yellow"}
+
+
+@dataclass(frozen=True)
+class TerminalReport:
+    """A rich renderable that shows as many columns as the terminal holds."""
+
+    summary: Summary
+    folder: Path
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield title, comparison, verdicts, percentages, failures and paths."""
+        summary, width = self.summary, options.max_width
+        keys = NARROW if width < 110 else MEDIUM if width < 150 else WIDE
+        scale = f" at scale {summary.scale}" if summary.scale else ""
+        yield Text(f"{summary.study}{scale}: {summary.description}", style="bold")
+        table = tables.comparison(summary, [BY_KEY[key] for key in keys], is_narrow=width < 110)
+        yield grid(table, _untrained_rows(summary))
+        yield Text(self._legend(), style="dim")
+        yield from self._verdicts()
+        yield from self._failures()
+        yield Text()
+        for name in ("report.md", "comparison.csv", "results.csv", "figures"):
+            if (self.folder / name).exists():
+                yield Text(f"{self.folder / name}", overflow="fold", no_wrap=True)
+
+    def _legend(self) -> str:
+        target = f"; steps: median to {self.summary.target}" if self.summary.target else ""
+        note = f". {self.summary.gap_note}" if self.summary.gap_note else ""
+        return f"mean ± half the 95 % t interval over n runs{target}{note}"
+
+    def _verdicts(self) -> Iterator[Text | Grid]:
+        if not self.summary.differences:
+            return
+        yield Text()
+        for item in self.summary.differences:
+            text = Text(item.sentence)
+            text.highlight_words([item.verdict], style=f"bold {COLOURS.get(item.verdict, '')}".strip())
+            yield text
+        yield Text()
+        yield grid(tables.quotes(self.summary))
+        yield Text("negative is lower; a lower initial loss holds by construction: a check, not evidence", style="dim")
+
+    def _failures(self) -> Iterator[Text]:
+        if self.summary.failures:
+            yield Text()
+        for item in self.summary.failures[:5]:
+            status = formatting.WORDS.get(item.status, item.status)
+            yield Text(f"{status}: {item.name} ({item.run_id}); log: {item.log}", style="red", overflow="fold")
+        if len(self.summary.failures) > 5:
+            yield Text(f"and {len(self.summary.failures) - 5} more, in report.md", style="red")
+
+
+def grid(table: tables.Table, dim: frozenset[int] = frozenset()) -> Grid:
+    """Return a table of text as rich draws it, with a rule between groups."""
+    drawn = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for index, title in enumerate(table.header):
+        drawn.add_column(title, justify="left" if index < table.text_columns else "right", overflow="fold", no_wrap=index < table.text_columns)
+    for index, row in enumerate(table.rows):
+        if index in table.rules:
+            drawn.add_section()
+        drawn.add_row(*row, style="dim" if index in dim else "")
+    return drawn
+
+
+def _untrained_rows(summary: Summary) -> frozenset[int]:
+    return frozenset(index for index, line in enumerate(summary.lines) if line.kind != "arm")

@@ -1,0 +1,111 @@
+"""Writes a report's files: tables, figures, links, and report.md with all in one; report.json and the state last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from orchestrator.freshness import record_states
+from orchestrator.plan import Plan
+from orchestrator.report import figures, formatting, tables
+from orchestrator.report.comparison import Family, summarise
+from orchestrator.report.current import SUMMARY, mark
+from orchestrator.report.links import write_links
+from orchestrator.report.summary import Summary
+from orchestrator.results import tidy, write_csv
+from orchestrator.store import Record, Store, write_atomically
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summary:
+    """Write the whole report into `folder`, from the records there are; return what it says."""
+    states = record_states(plan, store)
+    records = store.records(run.id for run in plan.runs)
+    table = tidy(plan, store)
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = summarise(plan, table, records)
+    material = figures.Material(plan, store, records, Family(plan.study, table), summary)
+    captions = figures.write_all(material, folder / "figures")
+    summary = summary.model_copy(update={"figures": captions})
+    write_csv(table, folder / "results.csv")
+    tables.write_csv(summary, folder / "comparison.csv")
+    context = _context(plan, summary, records, command)
+    for name in ("comparison.md", "report.md"):
+        write_atomically(folder / name, _markdown().get_template(f"{name}.j2").render(context), durable=False)
+    write_atomically(folder / "comparison.tex", _latex(summary), durable=False)
+    write_links(plan, store, folder / "runs")
+    write_atomically(folder / SUMMARY, summary.model_dump_json(indent=1), durable=False)
+    mark(plan, folder, states)
+    return summary
+
+
+def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], command: str) -> dict[str, Any]:
+    methods = sorted({item.interval_method for item in summary.differences if item.interval_method})
+    comparison = plan.study.comparison
+    return {
+        "summary": summary,
+        "comparison": tables.markdown(tables.comparison(summary)),
+        "differences": tables.markdown(tables.differences(summary)),
+        "quotes": tables.markdown(tables.quotes(summary)),
+        "replicates": comparison.replicate if comparison else "",
+        "is_exact": all(item.is_exact for item in summary.differences),
+        "interval": _described(methods),
+        "direction": f"{'Higher' if summary.higher_is_better else 'Lower'} is better.",
+        "words": formatting.WORDS,
+        "counts": ", ".join(f"{number} {status}" for status, number in summary.counts.items()),
+        "provenance": provenance(records, command),
+    }
+
+
+def _described(methods: list[str]) -> str:
+    """Return how the intervals were made; a t interval, used where there are few pairs, is named as one."""
+    words = {"sign-flip test inverted": "is the set of differences that the same test keeps (95 %)"}
+    told = [words.get(method, f"is a 95 % t interval where the pairs are few ({method})") for method in methods]
+    return " or ".join(told) or "needs two pairs"
+
+
+def provenance(records: Mapping[str, Record], command: str) -> list[str]:
+    """Return lines on how the records came to be: command, commit, packages, hosts, and how long it took."""
+    about = [record.provenance for record in records.values()]
+    packages = Counter(f"{name} {version}" for item in about for name, version in item.packages.items())
+    commits = sorted({item.git for item in about if item.git})
+    hosts = sorted({item.host for item in about})
+    core_seconds = sum(item.seconds * item.place.get("cpus", 1) * item.place.get("workers", 1) for item in about)
+    lines = [f"Command: `{command}`"] if command else []
+    lines += [f"Commit: {', '.join(commits)} (+: with changes)" if commits else "No git checkout"]
+    lines += [f"Packages: {', '.join(sorted(packages))}"] if packages else []
+    lines += [f"Hosts: {', '.join(hosts)}; {core_seconds:,.0f} core-seconds in all"] if about else []
+    return lines
+
+
+@cache
+def _markdown() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(  # noqa: S701 (Markdown, from our own records)
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+
+
+def _latex(summary: Summary) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 (LaTeX: escaped by tables.latex)
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        block_start_string=r"\BLOCK{",
+        block_end_string="}",
+        variable_start_string=r"\VAR{",
+        variable_end_string="}",
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    table = tables.comparison(summary)
+    columns = "l" * table.text_columns + "r" * (len(table.header) - table.text_columns)
+    rows = [" & ".join(map(tables.latex, row)) for row in table.rows]
+    context = {"columns": columns, "header": " & ".join(map(tables.latex, table.header)), "rows": rows}
+    return str(environment.get_template("comparison.tex.j2").render(context, rules=table.rules, study=summary.study))

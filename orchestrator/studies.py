@@ -1,0 +1,222 @@
+"""Finding a study by name or path, and applying what the command line changes in it.
+
+Every change is typed and checked against the config that it changes; a name that nothing has ends in one line
+with the nearest one.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import search_spaces
+import trainables
+from orchestrator.errors import UnknownName, UserError
+from orchestrator.plan import check_setting, validated
+from orchestrator.study import Stage, Study
+from search_spaces.scales import SCALES
+from trainables.base import Place
+
+NOT_STUDIES = {"__init__", "scales"}
+DEFAULT_SCALE = "laptop"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the command line changes in a study: `--set`, `--axis`, `--place` and `--teacher`, as written."""
+
+    settings: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    teacher: str | None = None
+    scale: str | None = field(default=None)
+
+
+def names() -> list[str]:
+    """Return the names of the built-in studies."""
+    return sorted(path.stem for path in _folder().glob("*.py") if path.stem not in NOT_STUDIES)
+
+
+def summary(name: str) -> str:
+    """Return the first line of a study's docstring, without importing it."""
+    return _summary(_folder() / f"{name}.py")
+
+
+def load(study: str, changes: Changes = Changes()) -> Study:
+    """Return a study by its name or by the path of a `.py` file, with the command line's changes applied."""
+    module = _module(study)
+    scale_name = changes.scale or getattr(module, "DEFAULT_SCALE", DEFAULT_SCALE)
+    if scale_name not in SCALES:
+        raise UnknownName(f"no scale named {scale_name!r}", SCALES, scale_name)
+    built = module.build(SCALES[scale_name])
+    if not isinstance(built, Study):
+        raise UserError(f"{study}: build(scale) returned a {type(built).__name__}, not an orchestrator.study.Study")
+    if not NAME.fullmatch(built.name):
+        raise UserError(f"{study}: the study's name {built.name!r} must be letters, digits, '_', '.' and '-'")
+    return changed(replace(built, scale=built.scale or scale_name), changes)
+
+
+def changed(study: Study, changes: Changes) -> Study:
+    """Return the study with the changes applied, in the order teacher, axes, settings, places."""
+    if changes.teacher is not None:
+        study = _with_teacher(study, changes.teacher)
+    for text in changes.axes:
+        study = _with_axis(study, text)
+    for text in changes.settings:
+        study = _with_setting(study, text)
+    for text in changes.places:
+        study = _with_place(study, text)
+    return study
+
+
+def _with_teacher(study: Study, source: str) -> Study:
+    """Replace the teacher's training by somebody's checkpoint: fetched and normalised as a base model is."""
+    if "teacher" not in study.stages:
+        raise UserError(f"--teacher: the study {study.name!r} has no teacher")
+    place = study.stages["base_model"].place if "base_model" in study.stages else Place()
+    stage = Stage("base_model", {"source": source}, {"base_model": "base_model"}, place)
+    return study.with_stage("teacher", stage)
+
+
+def _with_axis(study: Study, text: str) -> Study:
+    option = f"--axis {text}"
+    name, value = _assignment(option, text)
+    stage, setting = _stage_and_setting(study, option, name)
+    values = [_literal(part) for part in value.split(",") if part.strip()]
+    trainable = trainables.find(study.stages[stage].trainable)
+    _explained(option, check_setting, stage, trainable, setting)
+    return study.with_axis(name, tuple(_typed(option, stage, study, setting, value) for value in values))
+
+
+def _with_setting(study: Study, text: str) -> Study:
+    option = f"--set {text}"
+    name, value = _assignment(option, text)
+    stage, setting = _stage_and_setting(study, option, name)
+    setting, _, key = setting.partition(".")
+    if f"{stage}.{setting}" in study.axes:
+        raise UserError(f"{option}: {stage}.{setting} is an axis of {study.name}; give its values with --axis {text}")
+    _explained(option, check_setting, stage, trainables.find(study.stages[stage].trainable), setting)
+    new = _literal(value)
+    if key:
+        old = study.stages[stage].config.get(setting, {})
+        if not isinstance(old, dict):
+            raise UserError(f"{option}: {stage}.{setting} has no parts")
+        new = {**old, key: new}
+    return study.with_setting(stage, setting, _typed(option, stage, study, setting, new))
+
+
+def _with_place(study: Study, text: str) -> Study:
+    option = f"--place {text}"
+    name, value = _assignment(option, text)
+    stage, setting = _stage_and_setting(study, option, name)
+    if setting not in Place.model_fields:
+        raise UnknownName(f"{option}: no such place setting {setting!r}", Place.model_fields, setting, "Settings")
+    current = study.stages[stage]
+    try:
+        place = Place.model_validate({**current.place.model_dump(), setting: _literal(value)})
+    except ValueError:
+        wanted = Place.model_fields[setting].description or str(Place.model_fields[setting].annotation)
+        raise UserError(f"{option}: {value!r} does not fit {setting} ({wanted})") from None
+    return study.with_stage(stage, replace(current, place=place))
+
+
+def _typed(option: str, stage: str, study: Study, setting: str, value: Any) -> Any:
+    """Return the value as the config's own type; the other settings keep their defaults while it is checked."""
+    trainable = trainables.find(study.stages[stage].trainable)
+    config = study.stages[stage].config
+    plain = {key: item for key, item in config.items() if _is_plain(item)}
+    required = {name for name, info in trainable.config.model_fields.items() if info.is_required()}
+    if required - set(plain) - {setting}:
+        return value
+    try:
+        typed = getattr(validated(stage, trainable, {**plain, setting: value}), setting)
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from None
+    return typed if isinstance(typed, str | bool | int | float | None) else value
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool | int | float | list | dict)
+
+
+def _assignment(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise UserError(f"{option}: write it as STAGE.SETTING=VALUE, such as student.steps=40")
+    return name.strip(), value.strip()
+
+
+def _stage_and_setting(study: Study, option: str, name: str) -> tuple[str, str]:
+    stage, dot, setting = name.partition(".")
+    if stage not in study.stages:
+        raise UnknownName(f"{option}: no stage named {stage!r}", study.stages, stage, "Stages")
+    if not dot or not setting:
+        raise UserError(f"{option}: name a setting of {stage}, such as {stage}.seed=2")
+    return stage, setting
+
+
+def _literal(text: str) -> Any:
+    """Return the value of a JSON literal, else the text itself: 40, 1e-3, true, null, [1, 2], svd."""
+    text = text.strip()
+    if text in {"None", "True", "False"}:
+        text = {"None": "null", "True": "true", "False": "false"}[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _explained(option: str, function: Any, *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from None
+
+
+def _module(study: str) -> ModuleType:
+    if study.endswith(".py") or "/" in study:
+        return _module_of_file(Path(study).expanduser().absolute())
+    if study not in names():
+        raise UnknownName(f"no study named {study!r}", names(), study)
+    return importlib.import_module(f"search_spaces.{study}")
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"no study file {path}; give a built-in study ({', '.join(names())}) or a .py file")
+    spec = importlib.util.spec_from_file_location(f"user_study_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{path} line {error.lineno}: {error.msg}") from None
+    except ImportError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not callable(getattr(module, "build", None)):
+        raise UserError(f"{path} defines no build(scale) that returns a Study; search_spaces/rank_study.py is one")
+    return module
+
+
+def _summary(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return docstring.splitlines()[0] if docstring else ""
+
+
+def _folder() -> Path:
+    return Path(next(iter(search_spaces.__path__)))
+
+
+def scales() -> Iterable[tuple[str, str]]:
+    """Return the name and the line of every scale."""
+    return [(scale.name, scale.about) for scale in SCALES.values()]

@@ -1,0 +1,206 @@
+"""Run what a plan lacks: plan minus store, to a backend, into records; then the views.
+
+Resuming is running the same command again (contract C3): nothing here knows whether an earlier sweep was cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from cluster.base import Backend, Outcome
+from orchestrator.decisions import Decision, changed_sources, decide
+from orchestrator.errors import UserError
+from orchestrator.estimate import available_cpus, disk_gib, refuse_full_disk, with_costs
+from orchestrator.plan import Plan, Run
+from orchestrator.progress import Reporter, duration
+from orchestrator.store import Store
+from trainables.base import InputError, Progress
+
+if TYPE_CHECKING:
+    from orchestrator.views import Views
+
+ACTIONS = ("cached", "run", "skipped")
+STOPPED_BY = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def check(plan: Plan, store: Store) -> None:
+    """Raise InputError for whatever can be known to be wrong with the missing runs from what is there already."""
+    seen = set()
+    for run in plan.runs:
+        if store.is_finished(run.id):
+            continue
+        inputs = {role: source for role, source in run.inputs.items() if store.is_finished(source)}
+        key = (run.trainable, run.config.model_dump_json(), tuple(inputs.items()))
+        if key not in seen:
+            seen.add(key)
+            run.find_trainable().check(run.config, {role: store.artefact(source) for role, source in inputs.items()})
+
+
+@dataclass
+class Sweep:
+    """One execution of a plan's missing runs; also the observer that the backend talks to."""
+
+    plan: Plan
+    store: Store
+    views: Views
+    backend: Backend
+    missing: Sequence[Run] = ()
+    outcomes: list[Outcome] = field(default_factory=list)
+    reporter: Reporter | None = None
+    stopped_by: int | None = None
+
+    def execute(self, decisions: Sequence[Decision]) -> int:
+        """Run what is to be run; return the exit code."""
+        runs, _ = with_costs([item.run for item in decisions if item.action == "run"], self.store)
+        self.missing = runs
+        self.preparing = {run.id for run in runs if run.find_trainable().prepares}
+        self.reporter = Reporter(runs, available_cpus())
+        refuse_full_disk(self.store.root, disk_gib(self.plan, runs))
+        self.backend.check({run.stage: run.place for run in runs})
+        for item in decisions:
+            if item.action == "run" and self.store.is_finished(item.run.id):
+                self.store.forget(item.run.id)
+        try:
+            with self._signals():
+                self.backend.run(runs, self.store, self)
+        finally:
+            self.backend.close()
+        return self.exit_code()
+
+    def exit_code(self) -> int:
+        """Return 0 if all ran well, 1 if some failed, 128 + the signal's number if one stopped the sweep."""
+        if self.stopped_by is not None:
+            return STOPPED_BY[signal.Signals(self.stopped_by)]
+        bad = [outcome for outcome in self.outcomes if outcome.status not in ("done", "diverged")]
+        return 1 if bad else 0
+
+    # -- the observer -----------------------------------------------------------------------------------
+
+    def started(self, run: Run, attempt: int, host: str) -> None:
+        """A worker has begun this attempt."""
+        assert self.reporter is not None
+        self.reporter.started(run, attempt)
+        self.views.started(run)
+
+    def progressed(self, run: Run, progress: Progress) -> None:
+        """The run has reached a step."""
+        assert self.reporter is not None
+        self.reporter.progressed(run, progress)
+        if progress.metrics:
+            self.views.progressed(run, progress)
+
+    def finished(self, outcome: Outcome) -> None:
+        """The run has ended; once base model and data are there, all the rest is checked before it trains."""
+        assert self.reporter is not None
+        self.reporter.finished(outcome)
+        self.outcomes.append(outcome)
+        self.views.finished(outcome)
+        if outcome.run.id in self.preparing:
+            self.preparing.discard(outcome.run.id)
+            if outcome.because.startswith(f"{InputError.__name__}: "):
+                raise UserError(outcome.because.removeprefix(f"{InputError.__name__}: "))
+            if not self.preparing:
+                check(self.plan, self.store)
+
+    # -- signals ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn SIGINT and SIGTERM into: checkpoint, then leave. A second one leaves at once."""
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            if self.stopped_by is not None:
+                raise KeyboardInterrupt
+            self.stopped_by = number
+            sys.stderr.write("stopping: the running runs leave a checkpoint (again to leave at once)\n")
+            self.backend.stop()
+
+        before = {number: signal.signal(number, stop) for number in STOPPED_BY}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(
+    plan: Plan,
+    store: Store,
+    *,
+    views: Views,
+    make_backend: Callable[[], Backend],
+    command: str,
+    wait: bool = False,
+    forget: Sequence[str] = (),
+    say: Callable[[str], None],
+) -> int:
+    """Execute what `plan` lacks in `store`, bring the views up to date, and return the exit code.
+
+    `forget` names runs to make again. Nothing is created, and no Ray is started, where nothing is missing.
+    """
+    check(plan, store)
+    decisions = decide(plan, store)
+    if not forget and all(item.action != "run" for item in decisions):
+        say(f"all {len(plan.runs)} runs are in {store.root}: nothing to execute")
+        views.complete()
+        return 1 if any(item.action == "skipped" for item in decisions) else 0
+    with store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}")):
+        for run_id in forget:
+            store.forget(run_id)
+        check(plan, store)
+        decisions = decide(plan, store)
+        for line in [*summary(decisions), *changed_sources(plan, store)]:
+            say(line)
+        sweep = Sweep(plan, store, views, make_backend())
+        try:
+            code = sweep.execute(decisions)
+        finally:
+            views.close()
+        views.complete()
+    for line in failures(sweep.outcomes):
+        say(line)
+    return code
+
+
+def summary(decisions: Sequence[Decision]) -> list[str]:
+    """Return a line per stage: how many runs are cached, how many will run, and the commonest reason."""
+    lines = []
+    stages = dict.fromkeys(item.run.stage for item in decisions)
+    for stage in stages:
+        of_stage = [item for item in decisions if item.run.stage == stage]
+        counts = Counter(item.action for item in of_stage)
+        reasons = Counter(item.reason for item in of_stage if item.action == "run").most_common(2)
+        shown = "; ".join(reason if count == 1 else f"{reason} ({count})" for reason, count in reasons)
+        numbers = "  ".join(f"{counts[action]:>4} {action}" for action in ACTIONS if counts[action])
+        lines.append(f"{stage:<12} {numbers}  {shown}".rstrip())
+    return lines
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return one line per stage with failures: how many, the first of them, and its log."""
+    lines = []
+    by_stage: Mapping[str, list[Outcome]] = {outcome.run.stage: [] for outcome in outcomes}
+    for outcome in outcomes:
+        if outcome.status in ("failed", "oom", "killed"):
+            by_stage[outcome.run.stage].append(outcome)
+    for stage, bad in by_stage.items():
+        if bad:
+            first = bad[0]
+            log = f"; log: {first.log}" if first.log else ""
+            lines.append(
+                f"{len(bad)} of the {stage} runs failed; first: {first.run.id} ({first.run.name}) {first.because}{log}"
+            )
+    return lines
+
+
+def elapsed(seconds: float, store: Path) -> str:
+    """Return the line that ends a sweep."""
+    return f"{duration(seconds)}; everything is in {store}"

@@ -1,0 +1,169 @@
+"""The student: a LoRA adapter on the frozen base model, from a chosen start.
+
+The adapter is PEFT's, and so is what is saved: `PeftModel.from_pretrained(base, folder / "adapter")`. Only the
+start is ours (`trainables/inits`), and all that follows is the same in every arm: data order, dropout, schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+
+from trainables import inits
+from trainables.base import Context, InputError, Metrics, Progress, Trainable
+from trainables.training.config import TrainingConfig
+from trainables.training.precision import pin_precision
+
+if TYPE_CHECKING:
+    from trainables.training.loop import Trained
+
+HEAD = "lm_head"
+"""The output head, where a checkpoint stores one of its own; tied to the embeddings it is no target."""
+
+
+class StudentConfig(TrainingConfig):
+    """A training run and its adapter, in PEFT's terms."""
+
+    steps: int = Field(30, ge=1, description="optimiser steps")
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule; each init has its own best value")
+    init: str = Field("random", description="how the adapter starts: a file of trainables/inits")
+    rank: int = Field(16, ge=1, description="rank of every update B A")
+    lora_alpha: float | None = Field(None, gt=0, description="none: equal to the rank, a scaling of 1")
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    use_rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank")
+    target_modules: str | list[str] = Field(
+        "all-linear", description="all-linear, names or ends of names in a list, or a regular expression, as in PEFT"
+    )
+
+    @field_validator("init")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        inits.find(name)
+        return name
+
+    @property
+    def alpha(self) -> float:
+        """The numerator of the adapter's scaling."""
+        return self.rank if self.lora_alpha is None else self.lora_alpha
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result: alpha left out and alpha given as the rank are the same adapter."""
+        return super().identity() | {"lora_alpha": float(self.alpha)}
+
+
+def needs(config: StudentConfig) -> tuple[str, ...]:
+    """Return the inputs that a student reads: the base model, the data, and what its init starts from."""
+    return ("base_model", "dataset", *inits.find(config.init).needs)
+
+
+def check(config: StudentConfig, inputs: Mapping[str, Path]) -> None:
+    """Raise InputError if the targets match no layer of the base model, or one of them is too small for the rank."""
+    if "base_model" not in inputs:
+        return
+    from trainables.checkpoint_files import read_headers
+    from trainables.linalg.targets import check_targets, depth, is_target
+
+    matrices = {
+        name.removesuffix(".weight"): tensor.shape
+        for name, tensor in read_headers(inputs["base_model"]).items()
+        if name.endswith(".weight") and len(tensor.shape) == 2 and (depth(name) is not None or name == f"{HEAD}.weight")
+    }
+    check_targets(config.target_modules, matrices)
+    targets = {name: min(shape) for name, shape in matrices.items() if is_target(name, config.target_modules, HEAD)}
+    smallest = min(targets, key=lambda name: targets[name])
+    if config.rank > targets[smallest]:
+        shape = "x".join(map(str, matrices[smallest]))
+        raise InputError(
+            f"student rank {config.rank} is above the size of {smallest} ({shape}); use at most {targets[smallest]}, "
+            "or take that layer out of target_modules"
+        )
+
+
+def run(config: StudentConfig, context: Context) -> Generator[Progress, None, Metrics]:
+    """Train an adapter; leave it in `adapter/`, and the best one in `best/adapter/` if it is another."""
+    from trainables.training.engine import ProcessEngine
+    from trainables.training.loop import load_data, train
+    from trainables.training.models import device_of, load_model, precast_frozen, set_threads
+    from trainables.training.results import final_metrics, write_summary
+
+    check(config, context.inputs)
+    set_threads(context.place)
+    device = device_of(context.place)
+    base = load_model(context.inputs["base_model"], precision=config.precision, device=device)
+    if context.place.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    model = add_adapter(base, config)
+    inits.find(config.init).start(model, config, context)
+    trainable, total = model.get_nb_trainable_parameters()
+    share = 100 * trainable / total
+    context.log(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}")
+    precast_frozen(model, config.precision)
+    data = load_data(context, config)
+    # The loop runs the model that the adapter sits in: PeftModel's own forward adds nothing for LoRA.
+    engine = ProcessEngine(model.get_base_model(), config, steps=config.total_steps(len(data.train)), device=device)
+    trained = yield from train(engine, data, config, context)
+    metrics = final_metrics(trained, trainable, total)
+    save(model, trained, engine, context)
+    write_summary(context.output, config, metrics)
+    return metrics
+
+
+def add_adapter(base: Any, config: StudentConfig) -> Any:
+    """Return the base as a PeftModel with a new adapter: PEFT's default start under the run's seed."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from trainables.training.models import quiet
+
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.lora_dropout,
+        use_rslora=config.use_rslora,
+        target_modules=config.target_modules,
+    )
+    torch.manual_seed(config.seed)
+    with quiet():
+        return get_peft_model(base, adapter)
+
+
+def save(model: Any, trained: Trained, engine: Any, context: Context) -> None:
+    """Write the adapter, and the best one if it is not the last."""
+    save_adapter(model, context.output / "adapter")
+    if trained.has_other_best:
+        engine.load_weights(trained.checkpoints.best)
+        save_adapter(model, context.output / "best" / "adapter")
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write an adapter as PEFT does, without its model card, which would be a form to fill in."""
+    from trainables.training.models import quiet
+
+    for adapter in model.peft_config.values():
+        adapter.target_modules = sorted(adapter.target_modules)  # PEFT's set would be in another order each time
+    with quiet():
+        model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def cost_s(config: StudentConfig) -> float:
+    """Guess core-seconds: 0.15 s for each of a step's sequences, of some fifty tokens, in a model of 135 million."""
+    return 5 + config.steps * config.batch_size * 0.15
+
+
+TRAINABLE = Trainable(
+    name="student",
+    version=1,
+    config=StudentConfig,
+    run=run,
+    roles=("base_model", "dataset", "svd_export"),
+    needs=needs,
+    pin=pin_precision,
+    check=check,
+    cost_s=cost_s,
+    sources=("training", "inits"),
+)

@@ -1,0 +1,103 @@
+"""The teacher: the base model, fine-tuned with all its weights, or with those of its linear layers only.
+
+It is saved in fp32 whatever the precision it was trained in: rounded to bf16, most weights come back unchanged
+and the rounding noise outweighs what training changed, so that factors of the change would be factors of noise.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from trainables.base import Context, Metrics, Progress, Trainable
+from trainables.training.config import TrainingConfig
+from trainables.training.precision import pin_precision
+
+if TYPE_CHECKING:
+    from trainables.training.loop import Trained
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
+NOT_COPIED = ("record.json", "history.csv", "log.txt", "config.json", "generation_config.json")
+
+
+class TeacherConfig(TrainingConfig):
+    """A training run, and which of the model's weights it trains."""
+
+    parameters: Literal["all", "linears"] = Field(
+        "all", description="linears: only the weights of the blocks' linear layers, all that a LoRA can follow"
+    )
+
+
+def run(config: TeacherConfig, context: Context) -> Generator[Progress, None, Metrics]:
+    """Fine-tune the base model; leave a Hugging Face folder in fp32, and the best one in `best/` if it is another."""
+    from trainables.training.engine import ProcessEngine
+    from trainables.training.loop import load_data, train
+    from trainables.training.models import device_of, load_model, set_threads
+    from trainables.training.results import count_parameters, final_metrics, write_summary
+
+    set_threads(context.place)
+    device = device_of(context.place)
+    model = load_model(context.inputs["base_model"], precision=config.precision, device=device)
+    if config.parameters == "linears":
+        train_linears_only(model)
+    if context.place.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    trainable, total = count_parameters(model)
+    context.log(f"trains {trainable:,d} of {total:,d} parameters in {config.precision} on {device}")
+    data = load_data(context, config)
+    engine = ProcessEngine(model, config, steps=config.total_steps(len(data.train)), device=device)
+    trained = yield from train(engine, data, config, context)
+    metrics = final_metrics(trained, trainable, total)
+    save(model, trained, engine, context)
+    write_summary(context.output, config, metrics)
+    return metrics
+
+
+def train_linears_only(model: Any) -> None:
+    """Freeze all but the weights of the linear layers (Linear and Conv1D) inside the model's blocks."""
+    from trainables.training.models import block_linears
+
+    model.requires_grad_(False)
+    for module in block_linears(model).values():
+        module.weight.requires_grad_(True)
+
+
+def save(model: Any, trained: Trained, engine: Any, context: Context) -> None:
+    """Write the model with the base's tokenizer files, and the best weights if they are not the last."""
+    save_model(model, context.inputs["base_model"], context.output)
+    if trained.has_other_best:
+        engine.load_weights(trained.checkpoints.best)
+        save_model(model, context.inputs["base_model"], context.output / "best")
+
+
+def save_model(model: Any, base: Path, folder: Path) -> None:
+    """Write a model as a Hugging Face folder; what goes with the weights (the tokenizer) is copied from the base."""
+    from trainables.training.models import quiet
+
+    with quiet():
+        model.save_pretrained(folder)
+    left_out = {path for pattern in WEIGHTS for path in base.glob(pattern)}
+    for path in sorted(base.iterdir()):
+        if path.is_file() and path not in left_out and path.name not in NOT_COPIED:
+            shutil.copyfile(path, folder / path.name)
+
+
+def cost_s(config: TeacherConfig) -> float:
+    """Guess core-seconds: 0.25 s for each of a step's sequences, of some fifty tokens, in a model of 135 million."""
+    return 10 + config.steps * config.batch_size * 0.25
+
+
+TRAINABLE = Trainable(
+    name="teacher",
+    version=1,
+    config=TeacherConfig,
+    run=run,
+    roles=("base_model", "dataset"),
+    pin=pin_precision,
+    cost_s=cost_s,
+    sources=("training",),
+)

@@ -1,0 +1,109 @@
+"""Checkpoints of a training run: written under a temporary name, renamed into place, never changed.
+
+A checkpoint is whole by itself: it carries the best weights so far as well (a link, so they cost nothing),
+because the attempt that reads it may run on another machine after its own attempt is gone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.training.engine import Engine
+
+POSITION, BEST = "position.json", "best.safetensors"
+
+
+@dataclass
+class Position:
+    """How far a run is and what it has seen: with the engine's state, all that a resume needs.
+
+    `tokens` counts completion tokens; losses are None before they were first measured.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    loss: float | None = None
+    initial_eval_loss: float | None = None
+    eval_loss: float | None = None
+    best_eval_loss: float = math.inf
+    best_step: int = 0
+
+    def note_evaluation(self, loss: float) -> bool:
+        """Keep a held-out loss measured at this step; say whether it is the best so far."""
+        if self.initial_eval_loss is None:
+            self.initial_eval_loss = loss
+        self.eval_loss = loss
+        is_best = loss < self.best_eval_loss
+        if is_best:
+            self.best_eval_loss, self.best_step = loss, self.step
+        return is_best
+
+
+class Checkpoints:
+    """The checkpoints of one attempt, below `folder`: `step-N`, the newest only, and the best weights so far."""
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        """Keep the engine's checkpoints in an existing folder."""
+        self.folder, self.engine = folder, engine
+        self.newest: Path | None = None
+
+    @property
+    def best(self) -> Path:
+        """The file with the best weights so far, if any were kept."""
+        return self.folder / BEST
+
+    def keep_best(self) -> None:
+        """Keep the engine's weights as the best so far."""
+        beside = self.folder / f".{BEST}"
+        self.engine.save_weights(beside)
+        beside.replace(self.best)
+
+    def save(self, position: Position) -> Path:
+        """Write the checkpoint of this position, then delete the one before it; return its folder."""
+        path = self.folder / f"step-{position.step}"
+        if path == self.newest:
+            return path
+        beside = self.folder / f".{path.name}"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        self.engine.save(beside)
+        (beside / POSITION).write_text(json.dumps(dataclasses.asdict(position)))
+        if self.best.exists():
+            _link(self.best, beside / BEST)
+        _flush(beside)
+        beside.rename(path)
+        if self.newest is not None:
+            shutil.rmtree(self.newest)
+        self.newest = path
+        return path
+
+    def resume(self, checkpoint: Path) -> Position:
+        """Put the engine where the checkpoint was taken, of whichever attempt, and return its position."""
+        self.engine.load(checkpoint)
+        if (checkpoint / BEST).exists():
+            _link(checkpoint / BEST, self.best)
+        return Position(**json.loads((checkpoint / POSITION).read_text()))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` another name of the file, or a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _flush(folder: Path) -> None:
+    """Flush a folder's files to disk, so that its name never shows without its bytes after a power cut."""
+    for path in [*folder.iterdir(), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

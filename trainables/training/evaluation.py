@@ -1,0 +1,96 @@
+"""Loss, perplexity and token accuracy on held-out examples.
+
+The loss is a sum over completion tokens divided by their number, never a mean of batch means, so it does not
+depend on how the examples were batched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainables.training.batches import MAX_PACKED, collate, own_tokens, shared_prefix
+from trainables.training.config import Precision
+from trainables.training.examples import Example
+from trainables.training.forward import can_pack, target_logits
+from trainables.training.models import autocast
+
+MAX_LOGITS = 2**26
+"""Most logits (targets x vocabulary) held at once: 256 MiB in fp32."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured: mean loss in nats per completion token, its exponential, the share predicted exactly."""
+
+    loss: float
+    perplexity: float
+    token_accuracy: float
+    tokens: int
+
+
+def evaluate_loss(
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    precision: Precision,
+    device: torch.device | str,
+    pad_id: int,
+) -> Evaluation:
+    """Return loss, perplexity and token accuracy over all completion tokens of the examples.
+
+    The model is put in evaluation mode for it, and back. A loss that is NaN or infinite is returned as it is.
+    Raises ValueError if there is no completion token to predict.
+    """
+    device = torch.device(device)
+    was_training = model.training
+    model.eval()
+    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    max_targets = MAX_LOGITS // model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
+    packs = can_pack(model, device)
+    with torch.inference_mode(), autocast(precision, device):
+        for chosen in evaluation_batches(examples, batch_size, max_targets, packs=packs):
+            batch = collate(chosen, pad_id, packs=packs).to(device)
+            totals += _sums(target_logits(model, batch), batch.targets)
+    model.train(was_training)
+    loss_sum, correct, tokens = totals.tolist()
+    if not tokens:
+        raise ValueError("nothing to evaluate: the examples have no completion tokens")
+    loss = loss_sum / tokens
+    return Evaluation(loss, math.exp(loss) if loss < 700 else math.inf, correct / tokens, int(tokens))
+
+
+def evaluation_batches(
+    examples: Sequence[Example], batch_size: int, max_targets: int, *, packs: bool = False
+) -> Iterator[list[Example]]:
+    """Yield the examples from short to long in batches of at most `batch_size` sequences and `max_targets` targets.
+
+    Sorting saves padding. Where batches may be packed and all examples begin alike, a batch is short enough to be.
+    An example beyond a limit is a batch of its own.
+    """
+    shared = shared_prefix(examples) if packs and examples else 0
+    max_tokens = MAX_PACKED - shared if shared else math.inf
+    batch: list[Example] = []
+    targets = tokens = 0
+    for example in sorted(examples, key=lambda example: len(example.input_ids)):
+        own = own_tokens(example, shared)
+        is_full = targets + example.completion_tokens > max_targets or tokens + own > max_tokens
+        if batch and (is_full or len(batch) == batch_size):
+            yield batch
+            batch, targets, tokens = [], 0, 0
+        batch.append(example)
+        targets, tokens = targets + example.completion_tokens, tokens + own
+    if batch:
+        yield batch
+
+
+def _sums(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return summed loss, number of exact predictions and number of targets, in fp64 and on the device."""
+    loss = nn.functional.cross_entropy(logits, targets, reduction="none").double().sum()
+    correct = (logits.argmax(-1) == targets).sum()
+    return torch.stack([loss, correct.double(), torch.full_like(loss, len(targets))])
