@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 QUIET = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -77,6 +76,8 @@ class Session:
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
         self.ray.init(**options)
+        # What raylets have to say of a dead worker is printed on stdout even so; it is in the run's failure.
+        self.ray._private.worker.print_to_stdstream = lambda *args, **options: None
 
     def nodes(self) -> dict[str, Mapping[str, float]]:
         """Return what each living node has in all, by node id."""

@@ -7,6 +7,7 @@ every step since the last one, so that fast steps cost nothing and no measuremen
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import socket
 import time
@@ -102,6 +103,8 @@ class Worker(tune.Trainable):  # type: ignore[misc]
             if self.halt.exists():
                 report.outcome = Outcome(job.run, "stopped")
                 return
+            if not job.run.place.gpus:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all GPUs to those that asked for none
             self.execution = Execution(job, self.warm, self.halt)
         else:
             until = time.monotonic() + REPORT_EVERY_S

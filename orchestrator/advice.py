@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 from orchestrator.design import needed_replicates, smallest_p
 from orchestrator.plan import Plan, Run
 from orchestrator.study import Comparison
-from trainables.dataset import count_records
-
-SMALL_DATA = 200
-"""Records below which a held-out tenth is too few to judge by, and every record should be tested once."""
+from trainables.data.config import DatasetConfig
+from trainables.dataset import recommend
 
 
 @dataclass(frozen=True)
@@ -87,18 +86,11 @@ def _precision(plan: Plan) -> Iterator[Advice]:
 
 
 def _data(plan: Plan) -> Iterator[Advice]:
-    for run in plan.of_stage("dataset"):
-        count = count_records(run.config)
-        folds = _setting(run, "folds")
-        if count is not None and count < SMALL_DATA and not folds:
-            yield Advice(
-                "data",
-                False,
-                f"{count} records: a tenth is {count // 10} items; test every record once with "
-                "--set dataset.folds=5 --axis dataset.fold=0,1,2,3,4",
-            )
-            return
+    texts = dict.fromkeys(
+        text for run in plan.of_stage("dataset") for text in recommend(cast(DatasetConfig, run.config))
+    )
+    yield from (Advice("data", False, text) for text in texts)
 
 
-def _setting(run: Run, name: str) -> object:
+def _setting(run: Run, name: str) -> Any:
     return getattr(run.config, name, None)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan, Run
 from orchestrator.store import Record, Store
 from orchestrator.study import Study
-from orchestrator.freshness import PENDING
 from trainables.base import Scalar
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ def run_statuses(plan: Plan, records: Mapping[str, Record]) -> dict[str, str]:
 
 def agreeing(run: Run, others: Iterable[Run]) -> list[Run]:
     """Return those of `others` whose axis values do not contradict the run's: its teacher, its base model."""
-    return [other for other in others if all(run.labels.get(axis, value) == value for axis, value in other.labels.items())]
+    return [
+        other for other in others if all(run.labels.get(axis, value) == value for axis, value in other.labels.items())
+    ]
 
 
 def target(plan: Plan, records: Mapping[str, Record], tested: Tested, run: Run) -> Target | None:
@@ -179,7 +181,9 @@ def _is_plain(value: Any) -> bool:
 
 def _leading(study: Study) -> list[str]:
     return list(
-        dict.fromkeys(["run_id", "name", "stage", "status", "subject_id", *axis_columns(study).values(), *_setting_names(study)])
+        dict.fromkeys(
+            ["run_id", "name", "stage", "status", "subject_id", *axis_columns(study).values(), *_setting_names(study)]
+        )
     )
 
 
@@ -204,7 +208,9 @@ def _volatile(record: Record | None) -> dict[str, Any]:
 
 def _sorted(plan: Plan) -> list[Run]:
     stages = list(dict.fromkeys(run.stage for run in plan.runs))
-    position = {axis: {value: i for i, value in enumerate(_ordered(values))} for axis, values in plan.study.axes.items()}
+    position = {
+        axis: {value: i for i, value in enumerate(_ordered(values))} for axis, values in plan.study.axes.items()
+    }
 
     def key(run: Run) -> tuple[Any, ...]:
         axes = tuple(position[axis].get(run.labels.get(axis), -1) for axis in position)

@@ -54,7 +54,7 @@ def summary(name: str) -> str:
 def load(study: str, changes: Changes = Changes()) -> Study:
     """Return a study by its name or by the path of a `.py` file, with the command line's changes applied."""
     module = _module(study)
-    scale_name = changes.scale or getattr(module, "DEFAULT_SCALE", DEFAULT_SCALE)
+    scale_name: str = changes.scale or getattr(module, "DEFAULT_SCALE", DEFAULT_SCALE)
     if scale_name not in SCALES:
         raise UnknownName(f"no scale named {scale_name!r}", SCALES, scale_name)
     built = module.build(SCALES[scale_name])
@@ -83,7 +83,7 @@ def _with_teacher(study: Study, source: str) -> Study:
     if "teacher" not in study.stages:
         raise UserError(f"--teacher: the study {study.name!r} has no teacher")
     place = study.stages["base_model"].place if "base_model" in study.stages else Place()
-    stage = Stage("base_model", {"source": source}, {"base_model": "base_model"}, place)
+    stage = Stage("base_model", {"source": source, "match_base": True}, {"base_model": "base_model"}, place)
     return study.with_stage("teacher", stage)
 
 

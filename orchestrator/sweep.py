@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from cluster.base import Backend, Outcome
-from orchestrator.decisions import Decision, changed_sources, decide
+from orchestrator.decisions import Action, Decision, changed_sources, decide
 from orchestrator.errors import UserError
 from orchestrator.estimate import available_cpus, disk_gib, refuse_full_disk, with_costs
 from orchestrator.plan import Plan, Run
@@ -27,7 +27,7 @@ from trainables.base import InputError, Progress
 if TYPE_CHECKING:
     from orchestrator.views import Views
 
-ACTIONS = ("cached", "run", "skipped")
+ACTIONS: tuple[Action, ...] = ("cached", "run", "skipped")
 STOPPED_BY = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -88,7 +88,7 @@ class Sweep:
         """A worker has begun this attempt."""
         assert self.reporter is not None
         self.reporter.started(run, attempt)
-        self.views.started(run)
+        self.views.started(run, attempt)
 
     def progressed(self, run: Run, progress: Progress) -> None:
         """The run has reached a step."""
@@ -163,8 +163,7 @@ def run(
         try:
             code = sweep.execute(decisions)
         finally:
-            views.close()
-        views.complete()
+            views.complete()
     for line in failures(sweep.outcomes):
         say(line)
     return code

@@ -7,23 +7,79 @@ is not touched, and its libraries are not imported: a sweep that finds everythin
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import report
+from cluster.base import Outcome
+from orchestrator import report, search, tracking
 from orchestrator.plan import Plan, Run
-from orchestrator.report.current import is_current
-from orchestrator.search import add_records
+from orchestrator.report.terminal import TerminalReport
 from orchestrator.store import Store
-from orchestrator.tracking import Tracker, is_synced
 from trainables.base import Progress
 
-from cluster.base import Outcome  # isort: skip
 
-
+@dataclass
 class Views:
-    """MLflow, the Optuna journal and the report of one plan on one store."""
+    """MLflow, the Optuna journal and the report of one plan on one store.
 
-    def __init__(self, plan: Plan, store: Store, folder: Path) -> None:
-        """Name the plan, the store, and the folder of mlflow.db and optuna.journal."""
-        self.plan, self.store, self.folder = plan, store, folder
+    `folder` holds mlflow.db and optuna.journal; `command` is what the report names as the way to make it again.
+    """
+
+    plan: Plan
+    store: Store
+    folder: Path
+    command: str = ""
+    tracker: tracking.Tracker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tracker = tracking.Tracker(self.plan.study, self.store, views=self.folder)
+        self.report_folder = report.report_folder(self.plan, self.store)
+
+    # -- while the sweep runs ---------------------------------------------------------------------------
+
+    def started(self, run: Run, attempt: int) -> None:
+        """A run has begun."""
+        self.tracker.started(run, attempt)
+
+    def progressed(self, run: Run, progress: Progress) -> None:
+        """A run has measured something."""
+        self.tracker.progressed(run, progress)
+
+    def finished(self, outcome: Outcome) -> None:
+        """A run has ended."""
+        self.tracker.finished(outcome)
+
+    # -- when it has ended ------------------------------------------------------------------------------
+
+    def complete(self) -> None:
+        """Bring every view up to date with the records; what is current stays as it is."""
+        if not search.is_recorded(self.plan, self.store, views=self.folder):
+            search.record_grid(self.plan, self.store, views=self.folder)
+        self.write_report()
+        if not tracking.is_synced(self.plan, self.store, views=self.folder, report=self.report_folder):
+            self.tracker.sync(self.plan, report=self.report_folder)
+        problem = self.tracker.close()
+        if problem:
+            sys.stderr.write(f"{problem}\n")
+
+    def write_report(self) -> None:
+        """Write tables and figures if the records behind them have changed."""
+        if self.has_report() and not report.is_current(self.plan, self.store, self.report_folder):
+            report.write(self.plan, self.store, self.report_folder, command=self.command)
+
+    def has_report(self) -> bool:
+        """Say whether there is anything to compare yet: a study with a comparison and one of its runs finished."""
+        comparison = self.plan.study.comparison
+        if comparison is None:
+            return False
+        compared = self.plan.of_stage(comparison.arm.partition(".")[0])
+        return any(self.store.is_finished(run.id) for run in compared)
+
+    def report(self) -> TerminalReport | None:
+        """Return what ends a sweep on the terminal, or None while there is nothing to compare."""
+        return report.terminal_table(self.report_folder) if self.has_report() else None
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the report says, for a program to read."""
+        return report.read(self.report_folder).model_dump(mode="json")

@@ -106,7 +106,14 @@ LAPTOP = Scale(
     parameters=1.345e8,
 )
 
-WORD_PROBLEMS = {"source": "gsm_symbolic", "items": 8000, "max_length": 512, "validation": 200, "test": 500}
+WORD_PROBLEMS = {
+    "source": "gsm_symbolic",
+    "completion": "answer_cot",
+    "items": 8000,
+    "max_length": 512,
+    "validation": 200,
+    "test": 500,
+}
 
 QWEN_1_5B = Scale(
     name="qwen2.5-math-1.5b",

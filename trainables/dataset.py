@@ -18,7 +18,7 @@ from trainables import tasks
 from trainables.base import Context, InputError, Metrics, Planner, Progress, Scalar, Trainable
 from trainables.checkpoint_files import read_json
 from trainables.data import generated, sources, splitting
-from trainables.data.config import DatasetConfig, kind_of
+from trainables.data.config import NO_TEMPLATE, DatasetConfig, kind_of
 from trainables.data.records import READERS, read_records
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _check_model(config: DatasetConfig, folder: Path) -> None:
             f"dataset.max_length={config.max_length} is more than the base model can take: {limit} at most"
         )
     if config.chat_template and not _has_chat_template(folder):
-        raise InputError("the base model's tokenizer has no chat template: --set dataset.chat_template=false")
+        raise InputError(NO_TEMPLATE)
 
 
 def _has_chat_template(folder: Path) -> bool:

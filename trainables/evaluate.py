@@ -1,7 +1,8 @@
 """Tests a finished base model, teacher, truncated teacher or student: loss on held-out data, and answers checked.
 
-A change of low rank (a student's adapter, a truncated teacher) stays beside the weights as it was trained, and is
-never merged: in bf16 the sum would lose most of it to rounding, since dW is some thousandths of W.
+A change of low rank (a student's adapter, a truncated teacher) stays beside the weights, as it was trained, and is
+not merged: dW is some thousandths of W, and W + dW in bf16 loses much of it. (SmolLM2, rank 16: the loss in bf16 was
+.006 off that in fp32 beside the weights and .024 merged; in fp32 the two differ by 6e-7. Merged is 17 % faster.)
 """
 
 from __future__ import annotations

@@ -86,7 +86,13 @@ def run(config: StudentConfig, context: Context) -> Generator[Progress, None, Me
     """Train an adapter; leave it in `adapter/`, and the best one in `best/adapter/` if it is another."""
     from trainables.training.engine import ProcessEngine
     from trainables.training.loop import load_data, train
-    from trainables.training.models import device_of, load_model, precast_frozen, set_threads
+    from trainables.training.models import (
+        device_of,
+        load_model,
+        precast_frozen,
+        save_activation_memory,
+        set_threads,
+    )
     from trainables.training.results import final_metrics, write_summary
 
     check(config, context.inputs)
@@ -94,7 +100,7 @@ def run(config: StudentConfig, context: Context) -> Generator[Progress, None, Me
     device = device_of(context.place)
     base = load_model(context.inputs["base_model"], precision=config.precision, device=device)
     if context.place.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        save_activation_memory(base)
     model = add_adapter(base, config)
     inits.find(config.init).start(model, config, context)
     trainable, total = model.get_nb_trainable_parameters()
@@ -165,5 +171,5 @@ TRAINABLE = Trainable(
     pin=pin_precision,
     check=check,
     cost_s=cost_s,
-    sources=("training", "inits"),
+    sources=("training", "inits", "linalg/factors.py"),
 )

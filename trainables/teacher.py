@@ -36,7 +36,7 @@ def run(config: TeacherConfig, context: Context) -> Generator[Progress, None, Me
     """Fine-tune the base model; leave a Hugging Face folder in fp32, and the best one in `best/` if it is another."""
     from trainables.training.engine import ProcessEngine
     from trainables.training.loop import load_data, train
-    from trainables.training.models import device_of, load_model, set_threads
+    from trainables.training.models import device_of, load_model, save_activation_memory, set_threads
     from trainables.training.results import count_parameters, final_metrics, write_summary
 
     set_threads(context.place)
@@ -45,7 +45,7 @@ def run(config: TeacherConfig, context: Context) -> Generator[Progress, None, Me
     if config.parameters == "linears":
         train_linears_only(model)
     if context.place.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        save_activation_memory(model)
     trainable, total = count_parameters(model)
     context.log(f"trains {trainable:,d} of {total:,d} parameters in {config.precision} on {device}")
     data = load_data(context, config)

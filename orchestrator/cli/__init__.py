@@ -52,6 +52,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.print_help()
         parser.exit(2)
     try:
-        return parser.parse_args(words)
+        return parser.parse_args(words, argparse.Namespace(words=words))
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None

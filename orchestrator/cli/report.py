@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
-from orchestrator.cli.options import add_json, add_store, add_study, make_plan, open_store, print_json, views_folder
+from orchestrator.cli.options import (
+    add_json,
+    add_store,
+    add_study,
+    console,
+    make_plan,
+    open_store,
+    print_json,
+    views_folder,
+)
 
 
 def add(verbs: Any) -> None:
@@ -24,15 +34,17 @@ def execute(options: argparse.Namespace) -> int:
 
     store = open_store(options)
     plan = make_plan(options, store)
-    if not any(store.is_finished(run.id) for run in plan.of_stage("student") or plan.runs):
+    views = Views(
+        plan, store, views_folder(options, store), shlex.join(["python", "-m", "orchestrator", *options.words])
+    )
+    if not views.has_report():
         raise UserError(
-            f"nothing of {plan.study.name} (scale {plan.study.scale}) has run in {store.root}; "
+            f"nothing to compare of {plan.study.name} (scale {plan.study.scale}) is finished in {store.root}; "
             f"run it with: python -m orchestrator sweep {options.study}"
         )
-    views = Views(plan, store, views_folder(options, store))
+    views.write_report()
     if options.json:
-        views.write_report()
         print_json(views.summary())
     else:
-        views.report()
+        console().print(views.report())
     return 0

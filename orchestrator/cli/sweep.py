@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.options import add_store, add_study, make_plan, open_store, views_folder
+from orchestrator.cli.options import add_store, add_study, console, make_plan, open_store, views_folder
 
 if TYPE_CHECKING:
     from cluster.base import Backend
@@ -47,16 +47,21 @@ def execute(options: argparse.Namespace) -> int:
     begun = time.monotonic()
     store = open_store(options)
     plan = make_plan(options, store)
+    command = shlex.join(["python", "-m", "orchestrator", *options.words])
+    views = Views(plan, store, views_folder(options, store), command)
     code = sweep.run(
         plan,
         store,
-        views=Views(plan, store, views_folder(options, store)),
+        views=views,
         make_backend=lambda: make_backend(options),
-        command=shlex.join(["sweep", options.study]),
+        command=command,
         wait=options.wait,
         forget=_to_forget(options, plan, store),
         say=say,
     )
+    table = views.report()
+    if table is not None:
+        console().print(table)
     say(sweep.elapsed(time.monotonic() - begun, store.root))
     return code
 

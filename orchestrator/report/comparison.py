@@ -1,103 +1,25 @@
-"""From the tidy table to what the report says: cells with intervals, paired differences, verdicts.
-
-A pair is what two arms share: the same rank and the same value of every other axis that both of them follow.
-Runs that differ in an axis only one arm follows (a teacher's seed, for a student that reads no teacher) are
-averaged first: they repeat a pair, and do not add one.
-"""
+"""From the tidy table to what the report says: cells with intervals, paired differences, verdicts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from orchestrator import statistics
+from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan
+from orchestrator.report.family import Family
 from orchestrator.report.measures import MEASURES
 from orchestrator.report.summary import Difference, Failure, Line, Number, Quote, Steps, Summary
-from orchestrator.report.verdicts import Evidence, sentence, verdict
-from orchestrator.results import arm_stage, axis_columns
+from orchestrator.report.verdicts import Evidence, design_note, sentence, verdict
+from orchestrator.results import arm_stage
 from orchestrator.store import Record
-from orchestrator.study import Comparison, Study
-from orchestrator.freshness import PENDING
+from orchestrator.study import Comparison
 from trainables.base import Scalar
-
-REPLICATE_SETTINGS = ("seed", "fold")
-"""Axes of settings with these names are replicates; any other axis but the arm splits the family."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """The comparisons of a study, and the table's rows and columns that they are made of."""
-
-    study: Study
-    table: pd.DataFrame
-
-    @property
-    def comparison(self) -> Comparison:
-        """The study's comparison, or the default one where it has none."""
-        return self.study.comparison or Comparison()
-
-    @cached_property
-    def columns(self) -> dict[str, str]:
-        """Axis name -> column, of those columns that the table has."""
-        return {axis: column for axis, column in axis_columns(self.study).items() if column in self.table}
-
-    @property
-    def arm(self) -> str | None:
-        """The column of the compared axis; None where the study does not vary it."""
-        return self.columns.get(self.comparison.arm)
-
-    @cached_property
-    def replicates(self) -> list[str]:
-        """The columns whose values make pairs."""
-        named = {self.comparison.replicate}
-        named |= {axis for axis in self.study.axes if axis.partition(".")[2] in REPLICATE_SETTINGS}
-        return [column for axis, column in self.columns.items() if axis in named]
-
-    @cached_property
-    def groups(self) -> list[str]:
-        """The columns that split the family: rank, and whatever else varies and is neither arm nor replicate."""
-        ours = [self.columns[axis] for axis in self.study.axes if axis in self.columns]
-        return [column for column in ours if column != self.arm and column not in self.replicates]
-
-    @cached_property
-    def rows(self) -> pd.DataFrame:
-        """The rows of the compared stage."""
-        return self.table[self.table["stage"] == arm_stage(self.study)]
-
-    @cached_property
-    def arms(self) -> list[str]:
-        """The arms of the study, the baseline first."""
-        if self.arm is None:
-            return []
-        known = set(self.rows[self.arm].dropna())
-        ordered = [value for value in self.study.axes.get(self.comparison.arm, ()) if value in known]
-        return [str(value) for value in sorted(ordered, key=lambda value: value != self.comparison.baseline)]
-
-    def cells(self) -> Iterator[tuple[dict[str, Scalar], pd.DataFrame]]:
-        """Yield every group (rank 4, rank 16, ...) with its rows of the compared stage."""
-        if not self.groups:
-            yield {}, self.rows
-            return
-        for values, rows in self.rows.groupby(self.groups, dropna=False, sort=True):
-            yield dict(zip(self.groups, (_plain(value) for value in values), strict=True)), rows
-
-    def rows_of(self, arm: str, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows of one arm."""
-        return rows[rows[self.arm].astype(str) == arm] if self.arm else rows
-
-    def paired(self, arm: str, rows: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the `columns` of arm and baseline, indexed alike by pair, repeats averaged; missing values are NaN."""
-        pair = [self.rows_of(name, rows) for name in (arm, self.comparison.baseline)]
-        shared = [name for name in self.replicates if all(side[name].notna().all() for side in pair)]
-        sides = [_by_replicate(side, shared, columns) for side in pair]
-        index = sides[0].index.union(sides[1].index)
-        return sides[0].reindex(index), sides[1].reindex(index)
 
 
 def summarise(plan: Plan, table: pd.DataFrame, records: Mapping[str, Record]) -> Summary:
@@ -121,7 +43,8 @@ def summarise(plan: Plan, table: pd.DataFrame, records: Mapping[str, Record]) ->
         differences=differences,
         quotes=list(quotes(family)),
         gap_note=_gap_note(family),
-        failures=[_failure(record) for record in records.values() if record.status != "done"],
+        design_note=_design_note(differences, comparison.alpha),
+        failures=[_failure(plan, record) for record in records.values() if record.status != "done"],
         notes=[*study.notes, *_settings_by_arm(family)],
     )
 
@@ -145,7 +68,7 @@ def references(family: Family) -> Iterator[Line]:
             numbers = _numbers(rows)
             if stage == "base_model":
                 numbers.pop("seconds", None)
-            yield Line(label=label, kind=kind, numbers=numbers, **_fate(rows))  # type: ignore[arg-type]
+            yield Line(label=label, kind=kind, numbers=numbers, **_fate(rows))
 
 
 def arm_lines(family: Family, records: Mapping[str, Record]) -> Iterator[Line]:
@@ -222,8 +145,8 @@ def _reference(family: Family, stage: str, row: pd.Series[Any]) -> float | None:
     for column in family.columns.values():
         if pd.notna(row[column]):
             rows = rows[rows[column].isna() | (rows[column] == row[column])]
-    values = rows[metric].dropna() if metric in rows else []
-    return float(sum(values) / len(values)) if len(values) else None
+    values = rows[metric].dropna().tolist() if metric in rows else []
+    return float(sum(values) / len(values)) if values else None
 
 
 def _gap_note(family: Family) -> str:
@@ -351,6 +274,11 @@ def _difference(
     )
 
 
+def _design_note(differences: list[Difference], alpha: float) -> str:
+    planned = min((item.planned for item in differences), default=0)
+    return design_note(planned, len(differences), alpha) if differences else ""
+
+
 # -- the percentages that first users quote ---------------------------------------------------------------
 
 
@@ -391,14 +319,6 @@ def _percent(family: Family, arm: str, rows: pd.DataFrame, column: str) -> Numbe
 # -- small things -----------------------------------------------------------------------------------------
 
 
-def _by_replicate(rows: pd.DataFrame, replicates: list[str], columns: Sequence[str]) -> pd.DataFrame:
-    values = rows[list(columns)].astype("float64")
-    if not replicates:
-        return values.mean(skipna=False).to_frame().T
-    keys = [rows[name] for name in replicates]
-    return values.groupby(keys).agg(lambda repeats: repeats.mean(skipna=False))
-
-
 def _target(table: pd.DataFrame, comparison: Comparison) -> str:
     if "target_loss" not in table:
         return ""
@@ -421,11 +341,11 @@ def _settings_by_arm(family: Family) -> list[str]:
     return notes
 
 
-def _failure(record: Record) -> Failure:
+def _failure(plan: Plan, record: Record) -> Failure:
     is_final = record.status == "diverged"
     folder = f"artefacts/{record.id}" if is_final else f"failures/{record.id}/{record.provenance.attempt}"
     return Failure(
-        name=record.name,
+        name=plan[record.id].name,
         run_id=record.id,
         status=record.status,
         error=record.error or "",
@@ -448,9 +368,3 @@ def _clipped(value: Number) -> Number:
     if value.low is None or value.high is None:
         return value
     return value.model_copy(update={"low": max(0.0, value.low), "high": min(1.0, value.high)})
-
-
-def _plain(value: Any) -> Scalar:
-    """Return a value of the table as plain Python."""
-    plain = value.item() if hasattr(value, "item") else value
-    return plain if isinstance(plain, str | bool | int | float) else None

@@ -12,9 +12,9 @@ import pandas as pd
 from orchestrator import statistics
 from orchestrator.plan import Plan
 from orchestrator.report import style
-from orchestrator.report.comparison import Family
+from orchestrator.report.family import Family
 from orchestrator.report.summary import Line, Summary
-from orchestrator.results import agreeing, write_csv
+from orchestrator.results import write_csv
 from orchestrator.store import Record, Store
 
 if TYPE_CHECKING:
@@ -86,10 +86,12 @@ def loss_curves(material: Material) -> Drawn | None:
     style.loss_axis(axes[0])
     teacher = _teacher_loss(material)
     for index, axis in enumerate(axes[: len(panels)] if teacher is not None else []):
-        is_last = index % columns == columns - 1 or index == len(panels) - 1
+        is_last = index % columns == columns - 1
         style.rule(axis, teacher or 0.0, f"teacher\n{teacher:.3g}" if is_last else "")
     for index in range(len(panels)):
-        axes[index].set_xlabel("training step" if index + columns >= len(panels) else "")
+        is_lowest = index + columns >= len(panels)
+        axes[index].set_xlabel("training step" if is_lowest else "")
+        axes[index].tick_params(labelbottom=is_lowest)
         axes[index].set_ylabel("held-out loss" if index % columns == 0 else "")
     style.legend(drawn, axes[0])
     detail = f"mean and 95 % t interval over {_runs(curves['n'])} per arm"
@@ -255,7 +257,9 @@ def spectrum(material: Material) -> Drawn | None:
     axis.set_ylabel("singular value of the teacher's change")
     style.legend(drawn, axis, beside=True)
     count = f"{layers.min()}" if layers.min() == layers.max() else f"{layers.min()} to {layers.max()}"
-    style.title(drawn, "How fast does the teacher's change decay?", f"singular values, median of {count} layers per type")
+    style.title(
+        drawn, "How fast does the teacher's change decay?", f"singular values, median of {count} layers per type"
+    )
     caption = f"Singular values of the teacher's weight change by layer type, median of {count} layers each."
     return Drawn(drawn, middle, caption)
 
@@ -280,10 +284,10 @@ def _ticks(material: Material, last: int) -> list[float]:
 # -- small things -----------------------------------------------------------------------------------------
 
 
-def _spread(values: list[float]) -> dict[str, float | int | None]:
+def _spread(values: list[float]) -> dict[str, float | int]:
     estimate = statistics.mean_interval(values)
     interval = estimate.interval
-    low, high = (interval.low, interval.high) if interval else (None, None)
+    low, high = (interval.low, interval.high) if interval else (float("nan"), float("nan"))
     return {"mean": estimate.mean, "low": low, "high": high, "n": estimate.n}
 
 

@@ -22,8 +22,8 @@ def decimals(half_width: float) -> int:
     if not math.isfinite(half_width) or half_width <= 0:
         return 3
     exponent = math.floor(math.log10(half_width))
-    leads_with_one = half_width / 10**exponent < 2
-    return min(4, max(0, -exponent + leads_with_one))
+    leads_with_one = half_width < 2 * 10.0**exponent
+    return min(4, max(0, -exponent + int(leads_with_one)))
 
 
 def number(value: Number | None, *, scale: float = 1.0, places: int | None = None, signed: bool = False) -> str:
@@ -62,10 +62,10 @@ def has_width(value: Number) -> bool:
 
 
 def measure(line: Line, column: Measure) -> str:
-    """Return one cell of the comparison; a line without any result says what happened instead."""
+    """Return one cell of the comparison; a loss that no run got as far as says what happened instead."""
     value = line.numbers.get(column.key)
     if value is None:
-        return NOTHING
+        return outcome(line) if line.done == 0 and column.form == "loss" else NOTHING
     if column.form == "percent":
         return number(value, scale=100, places=column.places)
     if column.form == "count":
@@ -84,9 +84,10 @@ def steps(value: Steps | None) -> str:
 
 
 def count(line: Line, *, is_narrow: bool = False) -> str:
-    """Return n, and what became of the other planned runs: "6 (1 OOM)"; "6/7" where there is no room."""
+    """Return n, and what became of the other planned runs: "6 (1 OOM)"; "6/7", "0/7 OOM" where there is no room."""
     if is_narrow:
-        return str(line.done) if line.done == line.planned else f"{line.done}/{line.planned}"
+        share = str(line.done) if line.done == line.planned else f"{line.done}/{line.planned}"
+        return share if line.done else f"{share} {outcome(line)}"
     lost = ", ".join(f"{number} {WORDS.get(status, status)}" for status, number in line.lost.items())
     return f"{line.done} ({lost})" if lost else str(line.done)
 
@@ -96,7 +97,7 @@ WORDS = {"oom": "OOM"}
 
 
 def outcome(line: Line) -> str:
-    """Return what a line without results shows in its first cell: OOM, diverged, failed, pending."""
+    """Return what became of the runs that are not done: OOM, diverged, failed, pending."""
     return ", ".join(WORDS.get(status, status) for status in line.lost) or NOTHING
 
 
@@ -113,9 +114,11 @@ def group(values: Mapping[str, Scalar]) -> str:
 
 
 def _plain(value: float, places: int, signed: bool = False) -> str:
+    if value == 0:
+        return "0"
     text = f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
     return text.replace("-", MINUS).replace("inf", "∞")
 
 
 def _decimals_of_three(value: float) -> int:
-    return 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))

@@ -112,6 +112,7 @@ class Summary(Part):
     differences: list[Difference]
     quotes: list[Quote]
     gap_note: str
+    design_note: str = ""
     failures: list[Failure]
     notes: list[str]
     figures: dict[str, str] = {}

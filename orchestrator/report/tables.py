@@ -39,8 +39,6 @@ def comparison(summary: Summary, columns: Sequence[Measure] = MEASURES, *, is_na
 
 def _row(summary: Summary, line: Line, columns: Sequence[Measure], is_narrow: bool) -> list[str]:
     cells = [formatting.measure(line, column) for column in columns]
-    if not line.numbers and cells:
-        cells[0] = formatting.outcome(line)
     group = [str(line.group.get(name, "")) for name in summary.group_names]
     return [*group, line.label, formatting.count(line, is_narrow=is_narrow), *cells, formatting.steps(line.steps)]
 

@@ -1,4 +1,7 @@
-"""The end of a sweep on the terminal: comparison, verdicts, paths. From report.json alone, so that it is there at once."""
+"""The end of a sweep on the terminal: comparison, verdicts, paths.
+
+Made from report.json alone, so that it is there at once when nothing has changed.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,8 @@ class TerminalReport:
             text = Text(item.sentence)
             text.highlight_words([item.verdict], style=f"bold {COLOURS.get(item.verdict, '')}".strip())
             yield text
+        if self.summary.design_note:
+            yield Text(self.summary.design_note, style="yellow")
         yield Text()
         yield grid(tables.quotes(self.summary))
         yield Text("negative is lower; a lower initial loss holds by construction: a check, not evidence", style="dim")
@@ -75,7 +80,12 @@ def grid(table: tables.Table, dim: frozenset[int] = frozenset()) -> Grid:
     """Return a table of text as rich draws it, with a rule between groups."""
     drawn = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for index, title in enumerate(table.header):
-        drawn.add_column(title, justify="left" if index < table.text_columns else "right", overflow="fold", no_wrap=index < table.text_columns)
+        drawn.add_column(
+            title,
+            justify="left" if index < table.text_columns else "right",
+            overflow="fold",
+            no_wrap=index < table.text_columns,
+        )
     for index, row in enumerate(table.rows):
         if index in table.rules:
             drawn.add_section()

@@ -17,7 +17,7 @@ from trainables.base import Scalar
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict is given on. `pending` counts the planned pairs that may still come, `lost` those that ended badly."""
+    """What a verdict is given on. `pending` counts the planned pairs that may still come."""
 
     arm: str
     baseline: str
@@ -74,15 +74,22 @@ def _measured(evidence: Evidence) -> str:
 
 def _reservation(word: Verdict, evidence: Evidence) -> str:
     if word == "under-powered by design":
-        least = min(1.0, evidence.family * smallest_p(evidence.planned))
-        needed = needed_replicates(evidence.family, evidence.alpha)
-        comparisons = f"{evidence.family} comparison{'s' if evidence.family != 1 else ''}"
-        return (
-            f" {evidence.planned} pairs and {comparisons} cannot give an adjusted p below {least:.2g}; "
-            f"{needed} pairs could give one of {evidence.alpha:g} or less."
-        )
+        return ""
     if word == "interim":
         return f" {evidence.pending} of {evidence.planned} pairs are still to come; nothing is tested until then."
     if evidence.n < evidence.planned and not can_conclude(evidence.n, evidence.family, evidence.alpha):
-        return f" Of {evidence.planned} pairs {evidence.planned - evidence.n} ended badly; the rest cannot reach {evidence.alpha:g}."
+        lost = f"Of {evidence.planned} pairs {evidence.planned - evidence.n} ended badly"
+        return f" {lost}; the rest cannot reach {evidence.alpha:g}."
     return ""
+
+
+def design_note(planned: int, family: int, alpha: float) -> str:
+    """Return what a design of so many pairs and comparisons can reach; empty where it can conclude."""
+    if can_conclude(planned, family, alpha):
+        return ""
+    least = min(1.0, family * smallest_p(planned))
+    comparisons = f"{family} comparison{'s' if family != 1 else ''}"
+    return (
+        f"Under-powered by design: {planned} pairs and {comparisons} cannot give an adjusted p below {least:.2g}, "
+        f"whatever the data; {needed_replicates(family, alpha)} pairs could give one of {alpha:g} or less."
+    )

@@ -11,8 +11,9 @@ from typing import Any
 from orchestrator.freshness import record_states
 from orchestrator.plan import Plan
 from orchestrator.report import figures, formatting, tables
-from orchestrator.report.comparison import Family, summarise
+from orchestrator.report.comparison import summarise
 from orchestrator.report.current import SUMMARY, mark
+from orchestrator.report.family import Family
 from orchestrator.report.links import write_links
 from orchestrator.report.summary import Summary
 from orchestrator.results import tidy, write_csv

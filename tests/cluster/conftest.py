@@ -54,17 +54,17 @@ class Memory:
 
 @pytest.fixture(scope="package")
 def ray_session() -> Iterator[None]:
-    """One Ray session with four GPUs that are not there, for all tests of this folder."""
+    """One Ray session with two CPUs and four GPUs, whether they are there or not, for all tests of this folder."""
     from cluster.session import Session
 
-    session = Session(num_cpus=8, num_gpus=4)
+    session = Session(num_cpus=2, num_gpus=4)
     yield
     session.close()
 
 
-@pytest.fixture(params=["local", "tune"])
+@pytest.fixture(scope="module", params=["local", "tune"])
 def make_backend(request: pytest.FixtureRequest) -> Iterator[MakeBackend]:
-    """Return what makes a fresh backend; each one is closed after the test."""
+    """Return what makes a fresh backend; all are closed in the end."""
     made: list[Backend] = []
 
     def make() -> Backend:

@@ -6,14 +6,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from cluster.base import Backend
-from orchestrator.errors import InfeasibleError
+from cluster.local import LocalBackend
+from orchestrator.errors import InfeasibleError, StoreError
 from orchestrator.plan import Run
-from orchestrator.store import Store
+from orchestrator.store import Record, Store
 from tests.cluster.conftest import Memory
 from tests.fakes import make_run
 from trainables.base import Place
@@ -26,138 +28,136 @@ def executions(ledger: str) -> Counter[str]:
     return Counter(line.split()[0] for line in path.read_text().splitlines()) if path.exists() else Counter()
 
 
-def diamond(ledger: str) -> tuple[Run, Run, Run, Run]:
-    base = make_run("noop", stage="base", ledger=ledger)
-    left = make_run("noop", base, stage="left", ledger=ledger)
-    right = make_run("sleep", base, stage="right", seconds=0.2, ledger=ledger)
-    return base, left, right, make_run("noop", left, right, stage="top", ledger=ledger)
+class Sweep:
+    """One sweep in which everything happens that may happen to a run, and the same command once more."""
+
+    def __init__(self, make_backend: MakeBackend, folder: Path) -> None:
+        self.store, self.ledger = Store(folder / "my runs"), str(folder / "ledger.txt")
+        base = make_run("noop", stage="base", ledger=self.ledger)
+        left = make_run("noop", base, stage="left", ledger=self.ledger)
+        right = make_run("sleep", base, stage="right", seconds=0.1, ledger=self.ledger)
+        top = make_run("noop", left, right, stage="top", ledger=self.ledger)
+        count = make_run("count", steps=200, ledger=self.ledger)
+        self.good = [base, left, right, top, count]
+        self.failing = make_run("fail", stage="svd_export")
+        self.diverging = make_run("fail", stage="teacher", how="diverge")
+        self.hungry = make_run("fail", stage="base", how="memory")
+        self.absent = make_run("noop", seed=9)
+        first = make_run("noop", self.failing, seed=1, ledger=self.ledger)
+        second = make_run("noop", first, base, stage="evaluate", ledger=self.ledger)
+        self.skipped = [
+            (first, f"needs {self.failing.id}, which failed"),
+            (second, f"needs {self.failing.id}, which failed"),
+            (make_run("noop", self.diverging, seed=2), f"needs {self.diverging.id}, which diverged"),
+            (make_run("noop", self.hungry, seed=3), f"needs {self.hungry.id}, which ran out of memory"),
+            (make_run("noop", self.absent, seed=4), f"needs {self.absent.id}, which is not in the store"),
+        ]
+        self.runs: list[Run] = [*self.good, self.failing, self.diverging, self.hungry]
+        self.runs += [run for run, _ in self.skipped]
+        self.told_before_stored: list[str] = []
+        self.memory, self.again = Memory(hook=self.look), Memory()
+        make_backend().run(self.runs, self.store, self.memory)
+        self.records = self.store.records(run.id for run in self.runs)
+        self.executions = executions(self.ledger)
+        make_backend().run(self.runs, self.store, self.again)
+
+    def look(self, kind: str, run_id: str) -> None:
+        if kind == "finished" and self.memory.outcomes[run_id].status != "skipped" and not self.store.record(run_id):
+            self.told_before_stored.append(run_id)
 
 
-def test_a_run_starts_after_the_ends_of_all_it_needs_were_told(
-    make_backend: MakeBackend, store: Store, ledger: str
-) -> None:
-    base, left, right, top = runs = diamond(ledger)
-    memory = Memory()
-    make_backend().run(runs, store, memory)
-    assert memory.statuses(runs) == ["done"] * 4
+@pytest.fixture(scope="module")
+def sweep(make_backend: MakeBackend, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    return Sweep(make_backend, tmp_path_factory.mktemp("sweep"))
+
+
+def test_a_run_starts_after_the_ends_of_all_it_needs_were_told(sweep: Sweep) -> None:
+    base, left, right, top, _ = sweep.good
+    memory = sweep.memory
+    assert memory.statuses(sweep.good) == ["done"] * 5
     assert memory.index("finished", base) < min(memory.index("started", left), memory.index("started", right))
     assert max(memory.index("finished", left), memory.index("finished", right)) < memory.index("started", top)
-    for run in runs:
-        kinds = [kind for kind, run_id in memory.events if run_id == run.id]
-        assert kinds[0] == "started"
-        assert kinds[-1] == "finished"
-        assert set(kinds[1:-1]) == {"progressed"}
-    assert executions(ledger) == dict.fromkeys([run.id for run in runs], 1)
 
 
-def test_what_ended_is_in_the_store_when_the_observer_hears_of_it(make_backend: MakeBackend, store: Store) -> None:
-    runs = [make_run("noop", seed=1), make_run("fail", seed=2)]
-    found: dict[str, str] = {}
-
-    def look(kind: str, run_id: str) -> None:
-        record = store.record(run_id)
-        if kind == "finished" and record is not None:
-            found[run_id] = record.status
-
-    make_backend().run(runs, store, Memory(hook=look))
-    assert found == {runs[0].id: "done", runs[1].id: "failed"}
+def test_each_run_is_told_as_started_then_its_steps_then_its_end(sweep: Sweep) -> None:
+    for run in [*sweep.good, sweep.failing, sweep.diverging]:
+        kinds = [kind for kind, run_id in sweep.memory.events if run_id == run.id]
+        assert kinds == ["started", *["progressed"] * (len(kinds) - 2), "finished"]
+        assert len(kinds) > 2
 
 
-def test_dependants_of_what_failed_or_diverged_are_skipped_with_the_reason_and_others_finish(
-    make_backend: MakeBackend, store: Store, ledger: str
-) -> None:
-    failing = make_run("fail", stage="svd_export")
-    diverging = make_run("fail", stage="teacher", how="diverge")
-    hungry = make_run("fail", stage="base", how="memory")
-    student = make_run("noop", failing, seed=1, ledger=ledger)
-    evaluation = make_run("noop", student, stage="evaluate", ledger=ledger)
-    other = make_run("noop", diverging, seed=2, ledger=ledger)
-    third = make_run("noop", hungry, seed=3, ledger=ledger)
-    free = make_run("noop", seed=4, ledger=ledger)
-    runs = [failing, diverging, hungry, student, evaluation, other, third, free]
-    memory = Memory()
-    make_backend().run(runs, store, memory)
-    assert memory.statuses(runs) == ["failed", "diverged", "oom", *["skipped"] * 4, "done"]
-    because = {run.id: outcome.because for run, outcome in zip(runs, map(memory.outcomes.get, (r.id for r in runs)))}
-    assert because[student.id] == because[evaluation.id] == f"needs {failing.id}, which failed"
-    assert because[other.id] == f"needs {diverging.id}, which diverged"
-    assert because[third.id] == f"needs {hungry.id}, which ran out of memory"
-    assert executions(ledger) == {free.id: 1}
-    assert not {run.id for run in (student, evaluation, other, third)} & set(memory.attempts)
+def test_no_run_is_executed_twice(sweep: Sweep) -> None:
+    assert sweep.executions == dict.fromkeys([run.id for run in sweep.good], 1)
 
 
-def test_a_failure_leaves_its_log_its_record_and_its_first_line(make_backend: MakeBackend, store: Store) -> None:
-    run = make_run("fail")
-    memory = Memory()
-    make_backend().run([run], store, memory)
-    outcome = memory.outcomes[run.id]
-    folder = store.failures / run.id / "1"
+def test_what_ended_is_in_the_store_when_the_observer_hears_of_it(sweep: Sweep) -> None:
+    assert sweep.told_before_stored == []
+
+
+def test_dependants_of_what_did_not_end_well_are_skipped_with_the_reason(sweep: Sweep) -> None:
+    assert sweep.memory.statuses([sweep.failing, sweep.diverging, sweep.hungry]) == ["failed", "diverged", "oom"]
+    for run, because in sweep.skipped:
+        outcome = sweep.memory.outcomes[run.id]
+        assert (outcome.status, outcome.because, outcome.record) == ("skipped", because, None)
+        assert run.id not in sweep.memory.attempts
+
+
+def test_a_failure_leaves_its_log_its_record_and_its_first_line(sweep: Sweep) -> None:
+    outcome, record = sweep.memory.outcomes[sweep.failing.id], sweep.records[sweep.failing.id]
+    folder = sweep.store.failures / sweep.failing.id / "1"
     assert outcome.log == folder / "log.txt"
-    assert outcome.because == "ValueError: there is no step 2"
+    assert outcome.because == record.error == "ValueError: there is no step 2"
     log = (folder / "log.txt").read_text()
     assert "about to fail" in log
     assert "this line is only in the log" in log
-    record = store.record(run.id)
-    assert record is not None
-    assert (record.status, record.error, record.provenance.attempt) == ("failed", "ValueError: there is no step 2", 1)
+    assert (record.status, record.provenance.attempt) == ("failed", 1)
     assert list(record.history_rows()) == [{"step": 1, "loss": 2.0}]
-    assert not store.is_finished(run.id)
-
-    make_backend().run([run], store, Memory())
-    assert [path.name for path in sorted((store.failures / run.id).iterdir())] == ["1", "2"]
+    assert not sweep.store.is_finished(sweep.failing.id)
 
 
-def test_a_run_that_diverged_is_final_and_keeps_its_history(make_backend: MakeBackend, store: Store) -> None:
-    run = make_run("fail", how="diverge")
-    memory = Memory()
-    make_backend().run([run], store, memory)
-    record = store.record(run.id)
-    assert record is not None
-    assert store.is_finished(run.id)
+def test_a_run_that_diverged_is_final_and_keeps_its_history(sweep: Sweep) -> None:
+    record = sweep.records[sweep.diverging.id]
+    assert sweep.store.is_finished(sweep.diverging.id)
     assert (record.status, record.error) == ("diverged", "loss is nan at step 2")
     assert record.history == {"step": [1], "loss": [2.0]}
 
 
-def test_a_committed_run_leaves_no_work_behind(make_backend: MakeBackend, store: Store) -> None:
-    run = make_run("count", steps=3)
-    make_backend().run([run], store, Memory())
-    assert list(store.work.iterdir()) == []
-    assert (store.artefact(run.id) / "total.txt").read_text() == "6"
-    assert store.damage(run.id) == []
+def test_every_step_is_heard_in_order_and_is_in_the_record(sweep: Sweep) -> None:
+    run = sweep.good[-1]
+    assert [progress.step for progress in sweep.memory.steps[run.id]] == list(range(1, 201))
+    assert sweep.records[run.id].history["total"] == [step * (step + 1) / 2 for step in range(1, 201)]
 
 
-def test_every_step_is_heard_in_order_and_is_in_the_record(make_backend: MakeBackend, store: Store) -> None:
-    run = make_run("count", steps=200)
+def test_a_committed_run_leaves_no_work_behind_and_a_whole_artefact(sweep: Sweep) -> None:
+    left = {path.name for path in sweep.store.work.iterdir()}
+    assert left == {sweep.failing.id, sweep.hungry.id}
+    for run in sweep.good:
+        assert sweep.store.damage(run.id) == []
+    assert (sweep.store.artefact(sweep.good[-1].id) / "total.txt").read_text() == "20100"
+
+
+def test_a_record_says_where_and_how_long_its_run_executed(sweep: Sweep) -> None:
+    record: Record = sweep.records[sweep.good[2].id]
+    assert 0.1 <= record.provenance.seconds < 30
+    assert record.provenance.host
+    assert record.provenance.place["cpus"] == 1
+    assert 0.005 < (record.provenance.peak_memory_gib or 0) < 8
+    assert record.provenance.source
+
+
+def test_the_same_sweep_again_executes_only_what_failed(sweep: Sweep) -> None:
+    assert sweep.again.statuses(sweep.runs) == sweep.memory.statuses(sweep.runs)
+    assert executions(sweep.ledger) == sweep.executions
+    assert set(sweep.again.attempts) == {sweep.failing.id, sweep.hungry.id}
+    assert sweep.again.attempts[sweep.failing.id] == [2]
+    assert sorted(path.name for path in (sweep.store.failures / sweep.failing.id).iterdir()) == ["1", "2"]
+
+
+def test_what_the_store_holds_serves_as_input(make_backend: MakeBackend, sweep: Sweep) -> None:
+    runs = [make_run("noop", sweep.good[0], seed=11), make_run("noop", sweep.diverging, seed=12)]
     memory = Memory()
-    make_backend().run([run], store, memory)
-    assert [progress.step for progress in memory.steps[run.id]] == list(range(1, 201))
-    record = store.record(run.id)
-    assert record is not None
-    assert record.history["total"] == [step * (step + 1) / 2 for step in range(1, 201)]
-
-
-def test_a_finished_run_is_told_as_done_and_not_executed_again(
-    make_backend: MakeBackend, store: Store, ledger: str
-) -> None:
-    runs = diamond(ledger)
-    make_backend().run(runs[:2], store, Memory())
-    memory = Memory()
-    make_backend().run(runs, store, memory)
-    assert memory.statuses(runs) == ["done"] * 4
-    assert runs[0].id not in memory.attempts
-    assert set(executions(ledger).values()) == {1}
-
-
-def test_what_the_store_holds_serves_as_input_and_what_it_lacks_skips(make_backend: MakeBackend, store: Store) -> None:
-    base, diverged, absent = make_run("noop", stage="base"), make_run("fail", how="diverge"), make_run("noop", seed=9)
-    make_backend().run([base, diverged], store, Memory())
-    runs = [make_run("noop", base, seed=1), make_run("noop", diverged, seed=2), make_run("noop", absent, seed=3)]
-    runs.append(make_run("noop", runs[2], stage="evaluate"))
-    memory = Memory()
-    make_backend().run(runs, store, memory)
-    assert memory.statuses(runs) == ["done", "skipped", "skipped", "skipped"]
-    assert memory.outcomes[runs[1].id].because == f"needs {diverged.id}, which diverged"
-    assert memory.outcomes[runs[3].id].because == f"needs {absent.id}, which is not in the store"
+    make_backend().run(runs, sweep.store, memory)
+    assert memory.statuses(runs) == ["done", "skipped"]
 
 
 def test_stopped_runs_leave_a_checkpoint_and_the_next_sweep_goes_on_from_it(
@@ -222,38 +222,44 @@ class Broken(Exception):
     """What an observer of these tests raises."""
 
 
+@dataclass
+class Breaking:
+    """Raises at the first event of a kind."""
+
+    kind: str
+
+    def __call__(self, kind: str, run_id: str) -> None:
+        if kind == self.kind:
+            raise Broken(kind)
+
+
 @pytest.mark.parametrize("kind", ["started", "progressed", "finished"])
 def test_what_the_observer_raises_comes_out_and_nothing_starts_after_it(
     make_backend: MakeBackend, store: Store, ledger: str, kind: str
 ) -> None:
     first = make_run("count", steps=3, ledger=ledger)
     second = make_run("noop", first, stage="evaluate", ledger=ledger)
-
-    def fail(seen: str, run_id: str) -> None:
-        if seen == kind:
-            raise Broken(kind)
-
-    memory = Memory(hook=fail)
+    memory = Memory(hook=Breaking(kind))
     with pytest.raises(Broken, match=kind):
         make_backend().run([first, second], store, memory)
-    assert [event for event in memory.events if event[0] == kind] == [(kind, first.id)]
     assert memory.events[-1] == (kind, first.id)
+    assert [event for event in memory.events if event[0] == kind] == [(kind, first.id)]
     assert second.id not in executions(ledger)
 
-    make_backend().run([first, second], store, Memory())
+    LocalBackend().run([first, second], store, Memory())
     assert store.is_finished(first.id)
     assert store.is_finished(second.id)
 
 
 def test_a_store_that_cannot_be_written_comes_out_as_one_line(make_backend: MakeBackend, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file where the store should be")
-    with pytest.raises(Exception, match="cannot write to the store") as caught:
+    with pytest.raises(StoreError, match="cannot write to the store") as caught:
         make_backend().run([make_run("noop")], Store(tmp_path / "runs"), Memory())
     assert "\n" not in str(caught.value)
 
 
 def test_ready_runs_start_by_their_longest_remaining_path(make_backend: MakeBackend, store: Store) -> None:
-    place = Place(cpus=8)  # all of the session's: one at a time on either backend
+    place = Place(cpus=2)  # all of the session's: one at a time on either backend
     short = make_run("noop", seed=1, place=place, cost_s=1)
     head = make_run("noop", seed=2, place=place, cost_s=2)
     middle = make_run("noop", seed=3, place=place, cost_s=3)

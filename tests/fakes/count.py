@@ -13,7 +13,7 @@ from trainables.base import Context, Metrics, Progress, Stopped, Trainable
 
 
 class CountConfig(FakeConfig):
-    """How far to count, at what pace, and where to be killed: at step `die_at` of the first `deaths` attempts."""
+    """How far to count, at what pace, and where to be killed: at step `die_at`, or the next, of the first `deaths`."""
 
     steps: int = 10
     pause_s: float = 0.0
@@ -32,7 +32,7 @@ def run(config: CountConfig, context: Context) -> Generator[Progress, None, Metr
         total += step
         yield Progress(step, config.steps, {"total": float(total)})
         save(context.checkpoints / f"step-{step}", step, total)
-        if step == config.die_at and attempt <= config.deaths:
+        if step == max(config.die_at, start + 1) and attempt <= config.deaths:
             os.kill(os.getpid(), signal.SIGKILL)
         if context.stop_requested():
             raise Stopped

@@ -19,6 +19,7 @@ UNUSED: Mapping[Kind, set[str]] = {
     "hub": {"revision", "generator", "items", "seed"},
 }
 """Settings that do not apply to a kind of source, and so do not make another dataset of it."""
+NO_TEMPLATE = "the base model's tokenizer has no chat template: --set dataset.chat_template=false"
 
 
 class DatasetConfig(Config):

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trainables.base import InputError
+from trainables.data.config import NO_TEMPLATE
 from trainables.data.formats import Sample
 from trainables.training.examples import Example
-
-NO_TEMPLATE = "the base model's tokenizer has no chat template: --set dataset.chat_template=false"
 
 
 @dataclass(frozen=True)

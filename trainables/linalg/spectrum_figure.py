@@ -78,13 +78,12 @@ def _draw_by_depth(panel: Axes, spectrum: Spectrum) -> None:
         curve = by_depth(spectrum.layers, lambda layers, rank=rank: energy(layers, rank))  # type: ignore[misc]
         panel.plot(list(curve), list(curve.values()), color=str(shade), marker="o", markersize=3.5, linewidth=1.4)
         if curve:
-            last = max(curve)
-            panel.annotate(
-                f"rank {rank}", (last, curve[last]), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9
-            )
+            first, last = min(curve), max(curve)
+            beside: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+            panel.annotate(f"rank {rank}", (last, curve[last]), **beside)
+            panel.set_xlim(first - 0.5, last + 0.5 + 0.14 * (last - first + 1))
     panel.set(title="Is it the same at every depth?", xlabel="block", ylabel="energy", ylim=(0, 1.02))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.margins(x=0.14)
 
 
 def _type_styles(spectrum: Spectrum) -> Iterator[tuple[str, dict[str, Any]]]:

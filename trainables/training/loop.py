@@ -71,7 +71,7 @@ def load_data(context: Context, config: TrainingConfig) -> Data:
     for split, examples in (("training", train), ("validation", validation)):
         if not examples:
             raise InputError(f"the dataset has no {split} items; give it more data or another split")
-    return Data(train, validation[: config.eval_items], int(load_facts(folder).get("pad_id") or 0))
+    return Data(train, validation[: config.eval_items], int(load_facts(folder)["pad_id"]))
 
 
 def train(engine: Engine, data: Data, config: TrainingConfig, context: Context) -> Generator[Progress, None, Trained]:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from trainables.base import InputError, Place
+from trainables.base_models.libraries import quieten
 from trainables.training.config import Precision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,19 +50,10 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers and PEFT from writing progress bars, hints and warnings."""
-    from transformers.utils import logging
-
-    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bar:
-            logging.enable_progress_bar()
+    quieten()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def load_model(folder: Path, *, precision: Precision = "fp32", device: torch.device | str = "cpu") -> Any:
@@ -79,6 +71,11 @@ def load_model(folder: Path, *, precision: Precision = "fp32", device: torch.dev
     # A machine's path has no place in what is saved with the model.
     model.name_or_path = model.config.name_or_path = ""
     return model.to(device)
+
+
+def save_activation_memory(model: Any) -> None:
+    """Let the model compute its activations again on the way back instead of keeping them."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def block_linears(model: nn.Module) -> dict[str, nn.Module]:

@@ -19,6 +19,4 @@ def run(config: DatasetConfig, context: Context) -> Generator[Progress, None, Me
     return {"train_items": 1000, "validation_items": config.validation, "test_items": config.test}
 
 
-TRAINABLE = Trainable(
-    name="dataset", version=1, config=DatasetConfig, run=run, roles=("base_model",), prepares=True
-)
+TRAINABLE = Trainable(name="dataset", version=1, config=DatasetConfig, run=run, roles=("base_model",), prepares=True)

@@ -7,7 +7,15 @@ from collections.abc import Generator
 
 from trainables.base import Config, Context, Metrics, Progress, Trainable
 
-TYPES = {"q_proj": 0.9, "k_proj": 1.0, "v_proj": 0.7, "o_proj": 0.7, "gate_proj": 0.6, "up_proj": 0.55, "down_proj": 0.5}
+TYPES = {
+    "q_proj": 0.9,
+    "k_proj": 1.0,
+    "v_proj": 0.7,
+    "o_proj": 0.7,
+    "gate_proj": 0.6,
+    "up_proj": 0.55,
+    "down_proj": 0.5,
+}
 
 
 class ExportConfig(Config):
@@ -29,6 +37,4 @@ def run(config: ExportConfig, context: Context) -> Generator[Progress, None, Met
     return {**energies, "layers": 21, "delta_norm": 1.3, "outside_share": 0.22}
 
 
-TRAINABLE = Trainable(
-    name="svd_export", version=1, config=ExportConfig, run=run, roles=("base_model", "teacher")
-)
+TRAINABLE = Trainable(name="svd_export", version=1, config=ExportConfig, run=run, roles=("base_model", "teacher"))

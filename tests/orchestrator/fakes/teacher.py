@@ -25,6 +25,4 @@ def run(config: TeacherConfig, context: Context) -> Generator[Progress, None, Me
     return summary(BASE_LOSS, config.ends_at, config.steps, PARAMETERS, PARAMETERS)
 
 
-TRAINABLE = Trainable(
-    name="teacher", version=1, config=TeacherConfig, run=run, roles=("base_model", "dataset")
-)
+TRAINABLE = Trainable(name="teacher", version=1, config=TeacherConfig, run=run, roles=("base_model", "dataset"))

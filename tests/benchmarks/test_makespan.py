@@ -1,0 +1,164 @@
+"""How well four GPUs are used: sleeping runs of mixed sizes, some dependent, through real Tune.
+
+The records' own times are analysed. At each moment the idle GPUs are of one of three kinds: `unusable`, no ready run
+is small enough; `held`, for a larger ready run with a longer remaining path, which cannot start yet; `late`, the
+first ready run fits and has not started: the time that Tune and a worker need. The last is what a schedule may not
+waste, and what Ray costs.
+
+    python -m pytest tests/benchmarks/test_makespan.py -m benchmark -s
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from cluster.placement import request
+from cluster.schedule import Task, lower_bound_s, remaining_paths
+from orchestrator.plan import Run
+from orchestrator.store import Store
+from tests.cluster.conftest import Memory
+from tests.fakes import make_run
+from trainables.base import Place
+
+GPUS = 4
+NODE = {"node": {"GPU": float(GPUS)}}
+
+
+def mixed_runs(count: int, shortest_s: float, longest_s: float, seed: int = 0) -> list[Run]:
+    """Return sleeping runs of 1, 2 and 4 GPUs; every third needs one or two earlier ones."""
+    chance = random.Random(seed)  # noqa: S311 - a layout to repeat, not a secret
+    runs: list[Run] = []
+    for index in range(count):
+        needs = chance.sample(runs, min(len(runs), chance.choice([1, 2]))) if index % 3 == 2 else []
+        gpus = chance.choices([1, 2, 4], weights=[60, 25, 15])[0]
+        seconds = round(chance.uniform(shortest_s, longest_s), 2)
+        runs.append(make_run("sleep", *needs, seed=index, seconds=seconds, place=Place(gpus=gpus)))
+    return runs
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a run was ready, started and finished, in seconds since the first start."""
+
+    run: Run
+    ready_s: float
+    start_s: float
+    end_s: float
+    path_s: float
+
+    @property
+    def gpus(self) -> float:
+        return self.run.place.gpus
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the records say: idle GPU-seconds by kind, the longest stretch of `late`, the makespan and its bound."""
+
+    spans: tuple[Span, ...]
+    makespan_s: float
+    bound_s: dict[str, float]
+    idle: dict[str, float]
+    longest_late_s: float
+
+    @property
+    def ratio(self) -> float:
+        return self.makespan_s / max(self.bound_s.values())
+
+    def __str__(self) -> str:
+        wait = max((span.start_s - span.ready_s for span in self.spans if span.gpus == GPUS), default=0.0)
+        idle = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in self.idle.items())
+        bounds = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.bound_s.items())
+        return (
+            f"{len(self.spans)} runs on {GPUS} GPUs: makespan {self.makespan_s:.1f} s, {self.ratio:.3f} x the bound "
+            f"({bounds}); idle GPU-seconds: {idle}; longest time that a fitting first run waited "
+            f"{self.longest_late_s:.2f} s; longest wait of a 4-GPU run {wait:.1f} s"
+        )
+
+
+def analysed(runs: Sequence[Run], store: Store) -> Analysis:
+    """Return what the records in the store say of the sweep."""
+    spans = list(spans_of(runs, store))
+    tasks = tasks_of(runs)
+    idle, late, longest = {"unusable": 0.0, "held": 0.0, "late": 0.0}, 0.0, 0.0
+    moments = sorted({moment for span in spans for moment in (span.start_s, span.end_s)})
+    for begin, end in zip(moments, moments[1:], strict=False):
+        free = GPUS - sum(span.gpus for span in spans if span.start_s <= begin < span.end_s)
+        ready = sorted((s for s in spans if s.ready_s <= begin < s.start_s), key=lambda span: -span.path_s)
+        if not any(span.gpus <= free for span in ready):
+            kind = "unusable"
+        else:
+            kind = "late" if ready[0].gpus <= free else "held"
+        idle[kind] += free * (end - begin)
+        late = late + end - begin if kind == "late" else 0.0
+        longest = max(longest, late)
+    bound = {name: seconds for name, seconds in lower_bound_s(tasks, NODE) if seconds}
+    return Analysis(tuple(spans), moments[-1] - moments[0], bound, idle, longest)
+
+
+def tasks_of(runs: Sequence[Run]) -> list[Task]:
+    return [Task(run.id, tuple(run.inputs.values()), request(run.place), run.cost_s) for run in runs]
+
+
+def spans_of(runs: Sequence[Run], store: Store) -> Iterator[Span]:
+    records = store.records(run.id for run in runs)
+    times = {
+        run_id: [datetime.fromisoformat(text).timestamp() for text in (p.started, p.finished)]
+        for run_id, p in ((run_id, record.provenance) for run_id, record in records.items())
+    }
+    zero = min(start for start, _ in times.values())
+    paths = remaining_paths(tasks_of(runs))
+    for run in runs:
+        start, end = times[run.id]
+        ready = max((times[need][1] for need in run.inputs.values()), default=zero)
+        yield Span(run, ready - zero, start - zero, end - zero, paths[run.id])
+
+
+def sweep(runs: Sequence[Run], folder: Path) -> Analysis:
+    from cluster.tune import TuneBackend
+
+    backend, store, memory = TuneBackend(num_cpus=2 * GPUS, num_gpus=GPUS), Store(folder / "runs"), Memory()
+    try:
+        backend.run(runs, store, memory)
+    finally:
+        backend.close()
+    assert memory.statuses(runs) == ["done"] * len(runs)
+    return analysed(runs, store)
+
+
+def check(found: Analysis) -> None:
+    """Assert what must hold however slow the machine is."""
+    for moment in (span.start_s for span in found.spans):
+        assert sum(span.gpus for span in found.spans if span.start_s <= moment < span.end_s) <= GPUS
+    assert all(span.ready_s <= span.start_s for span in found.spans)
+    assert found.ratio >= 1
+    gangs = [span for span in found.spans if span.gpus == GPUS]
+    assert gangs, "the layout is pointless without any"
+    for gang in gangs:
+        shorter = [span for span in found.spans if span.path_s < gang.path_s and span.ready_s <= gang.ready_s]
+        ahead = [span for span in shorter if gang.ready_s < span.start_s and span.end_s <= gang.start_s]
+        others = sum(
+            span.end_s - span.start_s for span in found.spans if span.path_s >= gang.path_s and span is not gang
+        )
+        assert (
+            gang.start_s - gang.ready_s <= others + max((span.end_s - span.start_s for span in ahead), default=0) + 30
+        )
+
+
+def test_four_gpus_serve_runs_of_mixed_sizes_without_overlap_or_starvation(tmp_path: Path) -> None:
+    found = sweep(mixed_runs(12, 0.2, 0.8), tmp_path)
+    check(found)
+    assert found.longest_late_s < 20, "a free GPU waits for a worker to start, not for the end of another run"
+
+
+@pytest.mark.benchmark
+def test_makespan_of_sixty_runs_on_four_gpus(tmp_path: Path) -> None:
+    found = sweep(mixed_runs(60, 2.0, 8.0), tmp_path)
+    check(found)
+    print(f"\n{found}")

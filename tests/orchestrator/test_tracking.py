@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cluster.attempt import Execution
+from cluster.base import Job, Outcome
+from orchestrator import report
+from orchestrator.store import Store
+from orchestrator.tracking import Tracker, clean_params, is_synced, tracking_uri
+from tests.orchestrator.synthetic import execute, fill, filled, planned, rank_study
+from trainables.base import Progress
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def runs_in(store: Store, views: Path | None = None):
+    """Return the parent and the children by run id, read through MLflow itself."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking_uri(store, views))
+    experiment = client.get_experiment_by_name("rank_study")
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    (parent,) = [run for run in found if run.data.tags.get("role") == "study"]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == len(found) - 1
+    by_id = {run.data.tags["run_id"]: run for run in children}
+    assert len(by_id) == len(children), "a run id has two children"
+    return client, parent, by_id
+
+
+def logged(client, run) -> Counter:
+    """Return how often each (metric, step) is there."""
+    return Counter(
+        (name, m.step) for name in run.data.metrics for m in client.get_metric_history(run.info.run_id, name)
+    )
+
+
+def expected(record) -> set[tuple[str, int]]:
+    rows = list(record.history_rows())
+    last = max((int(row["step"]) for row in rows), default=0)
+    steps = {(name, int(row["step"])) for row in rows for name in row if name != "step"}
+    return steps | {(name, last) for name, value in record.metrics.items() if name not in record.history}
+
+
+def track(study, store, *events, views: Path | None = None) -> None:
+    tracker = Tracker(study, store, views=views)
+    for event in events:
+        event(tracker)
+    assert tracker.close() is None
+
+
+def test_a_store_is_rebuilt_with_one_child_per_run_and_every_metric_once(tmp_path):
+    fates = {(4, "svd", 2): "oom", (4, "random", 1): "diverged"}
+    study, plan, store = filled(tmp_path / "a store", rank_study(ranks=(4,), seeds=2, fates=fates))
+    folder = report.report_folder(plan, store)
+    report.write(plan, store, folder)
+    for _ in range(2):
+        track(study, store, lambda tracker: tracker.sync(plan, report=folder))
+    client, parent, children = runs_in(store)
+    records = store.records(run.id for run in plan.runs)
+    assert set(children) == set(records)
+    for run_id, record in records.items():
+        found = logged(client, children[run_id])
+        assert set(found) == expected(record)
+        assert set(found.values()) <= {1}
+        assert children[run_id].data.tags["status"] == record.status
+    statuses = {record.name: children[run_id].info.status for run_id, record in records.items()}
+    assert Counter(statuses.values()) == {"FINISHED": len(records) - 1, "FAILED": 1}
+    assert parent.info.status == "FAILED"
+    paths = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"results.csv", "comparison.md", "report.md", "figures"} <= paths
+    assert "runs" not in paths
+    figures = {item.path for item in client.list_artifacts(parent.info.run_id, "figures")}
+    assert "figures/loss_curves.png" in figures
+
+
+def test_metrics_have_the_records_values_on_the_training_step(tmp_path):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
+    track(study, store, lambda tracker: tracker.sync(plan))
+    client, _, children = runs_in(store)
+    student = plan.of_stage("student")[0]
+    record = store.record(student.id)
+    assert record is not None
+    history = client.get_metric_history(children[student.id].info.run_id, "eval_loss")
+    assert {m.step: m.value for m in history} == {
+        row["step"]: row["eval_loss"] for row in record.history_rows() if "eval_loss" in row
+    }
+    assert children[student.id].data.metrics["final_eval_loss"] == record.metrics["final_eval_loss"]
+
+
+def test_names_params_and_tags_are_clean(tmp_path):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
+    track(study, store, lambda tracker: tracker.sync(plan))
+    _, parent, children = runs_in(store)
+    student = next(run for run in plan.of_stage("student") if run.labels["student.init"] == "svd")
+    child = children[student.id]
+    assert child.info.run_name == student.name
+    assert child.data.params["rank"] == "4"
+    assert child.data.params["learning_rate"] == "3e-05"
+    assert "lora_alpha" not in child.data.params  # None: follows the rank
+    expected_tags = {"study": "rank_study", "stage": "student", "arm": "svd", "run_id": student.id, "status": "done"}
+    assert expected_tags.items() <= child.data.tags.items()
+    assert parent.info.run_name == "rank_study fake"
+    truncated = next(run for run in plan.of_stage("evaluate") if run.labels["evaluate.subject"] == "svd_export")
+    assert clean_params(truncated)["subject"] == "svd_export"
+
+
+def test_live_metrics_and_the_record_that_completes_them_do_not_double(tmp_path):
+    study, store = rank_study(ranks=(4,), seeds=1), Store(tmp_path)
+    plan = planned(study, store)
+    fill(plan, store, leave_out={run.name for run in plan.of_stage("student")})
+    student = plan.of_stage("student")[0]
+    tracker = Tracker(study, store)
+    tracker.started(student, 1)
+    execution = Execution(Job(student, store.root))
+    for progress in execution:
+        tracker.progressed(student, progress)
+    assert execution.outcome is not None
+    tracker.finished(execution.outcome)
+    tracker.sync(plan)
+    assert tracker.close() is None
+    client, _, children = runs_in(store)
+    record = store.record(student.id)
+    assert record is not None
+    assert logged(client, children[student.id]) == Counter(dict.fromkeys(expected(record), 1))
+
+
+def test_a_driver_that_died_leaves_no_child_running_and_its_successor_goes_on_in_the_same_one(tmp_path):
+    study, store = rank_study(ranks=(4,), seeds=1), Store(tmp_path)
+    plan = planned(study, store)
+    code = f"""
+import os, time
+from pathlib import Path
+from orchestrator.store import Store
+from orchestrator.tracking import Tracker
+from tests.orchestrator.synthetic import planned, rank_study
+from trainables.base import Progress
+study, store = rank_study(ranks=(4,), seeds=1), Store(Path({str(tmp_path)!r}))
+student, teacher = planned(study, store).of_stage("student")[0], planned(study, store).of_stage("teacher")[0]
+tracker = Tracker(study, store)
+for run in (teacher, student):
+    tracker.started(run, 1)
+    for step in range(8):
+        tracker.progressed(run, Progress(step, 20, {{"loss": 100.0 - step}}))
+deadline = time.time() + 120
+while not tracker._queue.empty() and time.time() < deadline:
+    time.sleep(0.1)
+time.sleep(1)
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path.cwd()).returncode == -9
+    student, teacher = plan.of_stage("student")[0], plan.of_stage("teacher")[0]
+    _, _, children = runs_in(store)
+    assert children[student.id].info.status == "RUNNING"
+
+    fill(plan, store, leave_out={student.name})
+    tracker = Tracker(study, store)
+    tracker.started(student, 2)
+    for step in range(5, 12):  # resumed from the checkpoint at step 4
+        tracker.progressed(student, Progress(step, 20, {"loss": 50.0}))
+    tracker.finished(execute(student, store))
+    tracker.sync(plan)
+    assert tracker.close() is None
+    client, parent, children = runs_in(store)
+    assert {run.info.status for run in children.values()} == {"FINISHED"}
+    assert parent.info.status == "FINISHED"
+    assert set(logged(client, children[student.id]).values()) == {1}
+    assert set(logged(client, children[teacher.id]).values()) == {1}
+    kept = {m.step: m.value for m in client.get_metric_history(children[student.id].info.run_id, "loss")}
+    assert kept[7] == 93.0
+    assert kept[8] == 50.0
+
+
+def test_a_stopped_run_is_killed_and_a_skipped_one_never_appears(tmp_path):
+    study, store = rank_study(ranks=(4,), seeds=1), Store(tmp_path)
+    plan = planned(study, store)
+    teacher, student = plan.of_stage("teacher")[0], plan.of_stage("student")[0]
+    track(
+        study,
+        store,
+        lambda tracker: tracker.started(teacher),
+        lambda tracker: tracker.progressed(teacher, Progress(1, 60, {"loss": 2.0})),
+        lambda tracker: tracker.finished(Outcome(teacher, "stopped")),
+        lambda tracker: tracker.finished(Outcome(student, "skipped")),
+    )
+    _, parent, children = runs_in(store)
+    assert {run_id: run.info.status for run_id, run in children.items()} == {teacher.id: "KILLED"}
+    assert children[teacher.id].data.tags["status"] == "stopped"
+    assert children[teacher.id].data.metrics == {"loss": 2.0}
+    assert parent.info.status == "KILLED"
+
+
+def test_a_run_made_again_on_purpose_replaces_its_child(tmp_path):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
+    track(study, store, lambda tracker: tracker.sync(plan))
+    student = plan.of_stage("student")[0]
+    first = runs_in(store)[2][student.id].info.run_id
+    store.forget(student.id)
+    execute(student, store)
+    track(study, store, lambda tracker: tracker.sync(plan))
+    client, _, children = runs_in(store)
+    assert children[student.id].info.run_id != first
+    assert set(logged(client, children[student.id]).values()) == {1}
+
+
+def test_a_failed_run_that_was_tried_again_goes_on_in_its_child(tmp_path):
+    fates = {(4, "random", 1): "failed"}
+    study, store = rank_study(ranks=(4,), seeds=1, inits=("random",), fates=fates), Store(tmp_path)
+    plan = planned(study, store)
+    fill(plan, store)
+    student = plan.of_stage("student")[0]
+    track(study, store, lambda tracker: tracker.sync(plan))
+    first = runs_in(store)[2][student.id]
+    assert first.info.status == "FAILED"
+    execute(student, store)
+    track(study, store, lambda tracker: tracker.sync(plan))
+    client, _, children = runs_in(store)
+    assert children[student.id].info.run_id == first.info.run_id
+    assert set(logged(client, children[student.id]).values()) == {1}
+
+
+def test_synced_is_known_without_mlflow_and_ends_with_a_new_record_or_a_lost_database(tmp_path):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
+    folder = report.report_folder(plan, store)
+    report.write(plan, store, folder)
+    assert not is_synced(plan, store, report=folder)
+    track(study, store, lambda tracker: tracker.sync(plan, report=folder))
+    assert is_synced(plan, store, report=folder)
+    store.forget(plan.of_stage("student")[0].id)
+    assert not is_synced(plan, store, report=folder)
+    fill(plan, store)
+    track(study, store, lambda tracker: tracker.sync(plan, report=folder))
+    assert is_synced(plan, store, report=folder)
+    (store.root / "mlflow.db").unlink()
+    assert not is_synced(plan, store, report=folder)
+    track(study, store, lambda tracker: tracker.sync(plan, report=folder))
+    assert len(runs_in(store)[2]) == len(plan.runs)
+
+
+def test_views_live_where_they_are_told_to(tmp_path):
+    study, plan, store = filled(tmp_path / "store", rank_study(ranks=(4,), seeds=1))
+    views = tmp_path / "fast disk"
+    track(study, store, lambda tracker: tracker.sync(plan), views=views)
+    assert (views / "mlflow.db").is_file()
+    assert not (store.root / "mlflow.db").exists()
+    assert is_synced(plan, store, views=views)
+    assert not is_synced(plan, store)
+    assert len(runs_in(store, views)[2]) == len(plan.runs)
+
+
+def test_the_sweep_never_waits_and_a_tracker_that_cannot_write_says_so(tmp_path, monkeypatch):
+    study, plan, store = filled(tmp_path / "store", rank_study(ranks=(4,), seeds=1))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+    tracker = Tracker(study, store)
+    begun = time.monotonic()
+    tracker.sync(plan)
+    assert time.monotonic() - begun < 0.5
+    problem = tracker.close()
+    assert problem is not None
+    assert problem.startswith("MLflow: ")
+    assert "\n" not in problem
+    assert not is_synced(plan, store)
+
+
+def test_a_tracker_without_events_imports_and_creates_nothing(tmp_path):
+    store = Store(tmp_path / "store")
+    assert Tracker(rank_study(), store).close() is None
+    assert not store.root.exists()
+
+
+def test_mlflow_says_nothing_on_the_terminal(tmp_path):
+    _, _, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
+    code = f"""
+from pathlib import Path
+from orchestrator.store import Store
+from orchestrator.tracking import Tracker
+from tests.orchestrator.synthetic import planned, rank_study
+study, store = rank_study(ranks=(4,), seeds=1), Store(Path({str(store.root)!r}))
+tracker = Tracker(study, store)
+tracker.sync(planned(study, store))
+assert tracker.close() is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
