@@ -5,6 +5,7 @@ Pure: from the study and its runs alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -35,9 +36,11 @@ def advise(plan: Plan) -> list[Advice]:
 
 
 def family_size(plan: Plan, comparison: Comparison) -> int:
-    """Return the number of comparisons: arms beside the baseline, times the values they are split by."""
-    arms = len(plan.study.axes.get(comparison.arm, ())) - 1
-    return arms * len(plan.study.axes.get(comparison.by or "", (None,)))
+    """Return the number of comparisons: arms beside the baseline, times the values of every axis that splits them."""
+    splits = [
+        len(values) for axis, values in plan.study.axes.items() if axis not in (comparison.arm, comparison.replicate)
+    ]
+    return (len(plan.study.axes.get(comparison.arm, ())) - 1) * math.prod(splits)
 
 
 def _power(plan: Plan, comparison: Comparison) -> Advice:

@@ -15,12 +15,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 import search_spaces
 import trainables
 from orchestrator.errors import UnknownName, UserError
-from orchestrator.plan import check_setting, validated
+from orchestrator.plan import check_setting
 from orchestrator.study import Stage, Study
 from search_spaces.scales import SCALES
 from trainables.base import Place
@@ -54,7 +56,7 @@ def summary(name: str) -> str:
 def load(study: str, changes: Changes = Changes()) -> Study:
     """Return a study by its name or by the path of a `.py` file, with the command line's changes applied."""
     module = _module(study)
-    scale_name: str = changes.scale or getattr(module, "DEFAULT_SCALE", DEFAULT_SCALE)
+    scale_name = changes.scale or str(getattr(module, "DEFAULT_SCALE", DEFAULT_SCALE))
     if scale_name not in SCALES:
         raise UnknownName(f"no scale named {scale_name!r}", SCALES, scale_name)
     built = module.build(SCALES[scale_name])
@@ -130,22 +132,15 @@ def _with_place(study: Study, text: str) -> Study:
 
 
 def _typed(option: str, stage: str, study: Study, setting: str, value: Any) -> Any:
-    """Return the value as the config's own type; the other settings keep their defaults while it is checked."""
-    trainable = trainables.find(study.stages[stage].trainable)
-    config = study.stages[stage].config
-    plain = {key: item for key, item in config.items() if _is_plain(item)}
-    required = {name for name, info in trainable.config.model_fields.items() if info.is_required()}
-    if required - set(plain) - {setting}:
-        return value
+    """Return the value as the setting's own type. How it fits the other settings is seen when all are applied."""
+    field = trainables.find(study.stages[stage].trainable).config.model_fields[setting]
     try:
-        typed = getattr(validated(stage, trainable, {**plain, setting: value}), setting)
-    except UserError as error:
-        raise UserError(f"{option}: {error}") from None
+        adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, Annotated[field.annotation, field]))
+        typed = adapter.validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{option}: {stage}.{setting}={value}: {reason[0].lower()}{reason[1:]}") from None
     return typed if isinstance(typed, str | bool | int | float | None) else value
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool | int | float | list | dict)
 
 
 def _assignment(option: str, text: str) -> tuple[str, str]:

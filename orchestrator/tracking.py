@@ -410,13 +410,13 @@ def _client(uri: str) -> Any:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
 
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # "Creating initial MLflow database tables..."
     if uri.startswith("sqlite:///"):
         _prepare_database(Path(uri.removeprefix("sqlite:///")))
     return MlflowClient(tracking_uri=uri)

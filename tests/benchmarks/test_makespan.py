@@ -32,7 +32,7 @@ NODE = {"node": {"GPU": float(GPUS)}}
 
 def mixed_runs(count: int, shortest_s: float, longest_s: float, seed: int = 0) -> list[Run]:
     """Return sleeping runs of 1, 2 and 4 GPUs; every third needs one or two earlier ones."""
-    chance = random.Random(seed)  # noqa: S311 - a layout to repeat, not a secret
+    chance = random.Random(seed)
     runs: list[Run] = []
     for index in range(count):
         needs = chance.sample(runs, min(len(runs), chance.choice([1, 2]))) if index % 3 == 2 else []

@@ -9,10 +9,12 @@ from safetensors.torch import load_file
 
 from tests.trainables.driver import Driven, execute
 from tests.trainables.tiny_models import FAMILIES, base_model, dataset, inputs
-from trainables.base import Diverged, InputError, Place, Stopped
+from trainables.base import Context, Diverged, InputError, Place, Stopped
 from trainables.student import StudentConfig, add_adapter
 from trainables.training.data_order import step_items
+from trainables.training.engine import ProcessEngine
 from trainables.training.examples import load_examples
+from trainables.training.loop import load_data, train
 from trainables.training.models import load_model
 
 SHORT = {"steps": 6, "batch_size": 4, "eval_every": 2, "precision": "fp32", "rank": 4, "learning_rate": 1e-2}
@@ -243,6 +245,19 @@ def test_a_stop_asked_for_before_the_last_step_leaves_one_checkpoint(tmp_path):
 def test_a_run_asked_to_stop_at_its_last_step_just_ends(tmp_path):
     driven = execute("student", SHORT, tmp_path / "run", inputs=inputs("llama"), stop_after=7)
     assert driven.metrics["steps"] == 6
+
+
+def test_dropout_is_the_same_however_many_random_numbers_an_init_has_drawn(tmp_path):
+    config = StudentConfig(**SHORT, lora_dropout=0.3)
+    found = []
+    for drawn in (0, 5):
+        model = add_adapter(load_model(base_model("llama")), config).get_base_model()
+        torch.rand(drawn)
+        engine = ProcessEngine(model, config, steps=6, device=torch.device("cpu"))
+        context = Context("student-0", inputs("llama"), tmp_path, tmp_path, Place())
+        steps = train(engine, load_data(context, config), config, context)
+        found.append([item.metrics.get("loss") for item in steps])
+    assert found[0] == found[1]
 
 
 def test_fp16_is_refused_on_a_cpu_with_the_way_out(tmp_path):
