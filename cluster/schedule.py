@@ -59,7 +59,10 @@ class Reservation:
 
 def fits(request: Resources, free: Resources) -> bool:
     """Say whether `request` can be taken from `free`."""
-    return all(amount <= free.get(name, 0.0) + EPSILON for name, amount in request.items())
+    for name, amount in request.items():  # noqa: SIM110 - the innermost loop, twice as fast as all()
+        if amount > free.get(name, 0.0) + EPSILON:
+            return False
+    return True
 
 
 def remaining_paths(tasks: Sequence[Task]) -> dict[str, float]:
@@ -98,6 +101,7 @@ class Schedule:
                 self.dependants[need].append(task.id)
         self.ready: dict[Shape, list[tuple[float, int, str]]] = {}
         self.running: dict[str, Running] = {}
+        self.running_on: dict[str, dict[str, Running]] = {name: {} for name in nodes}
         self.waiting = set(self.tasks)
         self._is_settled = False
         for task in tasks:
@@ -142,7 +146,9 @@ class Schedule:
         if running is None or running.node == node or node not in self.nodes:
             return
         self._give(running.node, running.task.request, +1)
+        del self.running_on[running.node][task_id]
         self._give(node, running.task.request, -1)
+        self.running_on[node][task_id] = running
         running.node = node
         self._is_settled = False
 
@@ -184,12 +190,11 @@ class Schedule:
             if not fits(task.request, total):
                 continue
             free, at_s = dict(self.free[node]), now
-            ends = sorted((max(run.ends_s, now), name) for name, run in self.running.items() if run.node == node)
-            for end_s, name in ends:
+            for running in sorted(self.running_on[node].values(), key=lambda running: running.ends_s):
                 if fits(task.request, free):
                     break
-                at_s = end_s
-                for resource, amount in self.running[name].task.request.items():
+                at_s = max(running.ends_s, now)
+                for resource, amount in running.task.request.items():
                     free[resource] = free.get(resource, 0.0) + amount
             spare = {name: amount - task.request.get(name, 0.0) for name, amount in free.items()}
             options.append(Reservation(node, at_s, spare))
@@ -222,10 +227,11 @@ class Schedule:
     def _start(self, task: Task, node: str) -> None:
         self.waiting.remove(task.id)
         self._give(node, task.request, -1)
-        self.running[task.id] = Running(task, node, self.clock() + task.cost_s)
+        self.running[task.id] = self.running_on[node][task.id] = Running(task, node, self.clock() + task.cost_s)
 
     def _release(self, task_id: str) -> None:
         running = self.running.pop(task_id)
+        del self.running_on[running.node][task_id]
         self._give(running.node, running.task.request, +1)
         self._is_settled = False
 

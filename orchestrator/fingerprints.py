@@ -24,7 +24,7 @@ class FilePlanner:
         self.path = store.root / "fingerprints.json"
         self.start = (directory or Path.cwd()).absolute()
         self.known: dict[str, list[int | str]] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
             self.known = json.loads(self.path.read_text())
         self.changed = False
 

@@ -133,13 +133,17 @@ def _with_place(study: Study, text: str) -> Study:
 
 def _typed(option: str, stage: str, study: Study, setting: str, value: Any) -> Any:
     """Return the value as the setting's own type. How it fits the other settings is seen when all are applied."""
-    field = trainables.find(study.stages[stage].trainable).config.model_fields[setting]
+    config = trainables.find(study.stages[stage].trainable).config
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, Annotated[field.annotation, field]))
-        typed = adapter.validate_python(value)
+        config.model_validate({setting: value})
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{option}: {stage}.{setting}={value}: {reason[0].lower()}{reason[1:]}") from None
+        own = [item for item in error.errors() if item["loc"][:1] == (setting,)]
+        if own:
+            reason = own[0]["msg"].removeprefix("Value error, ")
+            raise UserError(f"{option}: {stage}.{setting}={value}: {reason[0].lower()}{reason[1:]}") from None
+    field = config.model_fields[setting]
+    adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, Annotated[field.annotation, field]))
+    typed = adapter.validate_python(value)
     return typed if isinstance(typed, str | bool | int | float | None) else value
 
 

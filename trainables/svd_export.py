@@ -52,7 +52,10 @@ def check(config: SvdExportConfig, inputs: Mapping[str, Path]) -> None:
     check_targets(config.target_modules, shapes)
     largest = max(min(shape) for shape in shapes.values())
     if config.rank > max(SMALLEST_EXPORT, 1 << (largest - 1).bit_length()):
-        raise InputError(f"rank {config.rank} is above what any layer of the base model has; the largest has {largest}")
+        raise InputError(
+            f"svd_export rank {config.rank}, made for the largest student.rank, is above what any layer of the base "
+            f"model has; use a student.rank of at most {largest}"
+        )
     if "teacher" in inputs:
         differs = difference(read_headers(inputs["teacher"]), base)
         if differs:

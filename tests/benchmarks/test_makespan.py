@@ -2,14 +2,16 @@
 
 The records' own times are analysed. At each moment the idle GPUs are of one of three kinds: `unusable`, no ready run
 is small enough; `held`, for a larger ready run with a longer remaining path, which cannot start yet; `late`, the
-first ready run fits and has not started: the time that Tune and a worker need. The last is what a schedule may not
-waste, and what Ray costs.
+first ready run fits and has not started. The last is no decision of the schedule: it is what Tune and Ray need to
+start a worker, some 0.01 s for a warm one and seconds for a cold one, which every change of size costs. So beside the
+makespan stands the one that the same schedule reaches in a simulation where starting takes no time.
 
     python -m pytest tests/benchmarks/test_makespan.py -m benchmark -s
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +20,17 @@ from pathlib import Path
 
 import pytest
 
-from cluster.placement import request
 from cluster.schedule import Task, lower_bound_s, remaining_paths
 from orchestrator.plan import Run
 from orchestrator.store import Store
 from tests.cluster.conftest import Memory
+from tests.cluster.test_schedule import Simulation
 from tests.fakes import make_run
 from trainables.base import Place
 
 GPUS = 4
+CPUS = 0.5
+"""Of each run: they only sleep, and Ray starts a process at once for every CPU that it is told of."""
 NODE = {"node": {"GPU": float(GPUS)}}
 
 
@@ -38,7 +42,8 @@ def mixed_runs(count: int, shortest_s: float, longest_s: float, seed: int = 0) -
         needs = chance.sample(runs, min(len(runs), chance.choice([1, 2]))) if index % 3 == 2 else []
         gpus = chance.choices([1, 2, 4], weights=[60, 25, 15])[0]
         seconds = round(chance.uniform(shortest_s, longest_s), 2)
-        runs.append(make_run("sleep", *needs, seed=index, seconds=seconds, place=Place(gpus=gpus)))
+        place = Place(gpus=gpus, cpus=CPUS)
+        runs.append(make_run("sleep", *needs, seed=index, seconds=seconds, place=place, cost_s=seconds * CPUS))
     return runs
 
 
@@ -63,6 +68,7 @@ class Analysis:
 
     spans: tuple[Span, ...]
     makespan_s: float
+    simulated_s: float
     bound_s: dict[str, float]
     idle: dict[str, float]
     longest_late_s: float
@@ -71,13 +77,18 @@ class Analysis:
     def ratio(self) -> float:
         return self.makespan_s / max(self.bound_s.values())
 
+    @property
+    def simulated_ratio(self) -> float:
+        return self.simulated_s / max(self.bound_s.values())
+
     def __str__(self) -> str:
         wait = max((span.start_s - span.ready_s for span in self.spans if span.gpus == GPUS), default=0.0)
         idle = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in self.idle.items())
         bounds = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.bound_s.items())
         return (
             f"{len(self.spans)} runs on {GPUS} GPUs: makespan {self.makespan_s:.1f} s, {self.ratio:.3f} x the bound "
-            f"({bounds}); idle GPU-seconds: {idle}; longest time that a fitting first run waited "
+            f"({bounds}), {self.simulated_ratio:.3f} x if starting took no time; "
+            f"idle GPU-seconds: {idle}; longest time that a fitting first run waited "
             f"{self.longest_late_s:.2f} s; longest wait of a 4-GPU run {wait:.1f} s"
         )
 
@@ -88,7 +99,7 @@ def analysed(runs: Sequence[Run], store: Store) -> Analysis:
     tasks = tasks_of(runs)
     idle, late, longest = {"unusable": 0.0, "held": 0.0, "late": 0.0}, 0.0, 0.0
     moments = sorted({moment for span in spans for moment in (span.start_s, span.end_s)})
-    for begin, end in zip(moments, moments[1:], strict=False):
+    for begin, end in itertools.pairwise(moments):
         free = GPUS - sum(span.gpus for span in spans if span.start_s <= begin < span.end_s)
         ready = sorted((s for s in spans if s.ready_s <= begin < s.start_s), key=lambda span: -span.path_s)
         if not any(span.gpus <= free for span in ready):
@@ -99,11 +110,13 @@ def analysed(runs: Sequence[Run], store: Store) -> Analysis:
         late = late + end - begin if kind == "late" else 0.0
         longest = max(longest, late)
     bound = {name: seconds for name, seconds in lower_bound_s(tasks, NODE) if seconds}
-    return Analysis(tuple(spans), moments[-1] - moments[0], bound, idle, longest)
+    simulated_s = Simulation(tasks_of(runs), NODE).run()
+    return Analysis(tuple(spans), moments[-1] - moments[0], simulated_s, bound, idle, longest)
 
 
 def tasks_of(runs: Sequence[Run]) -> list[Task]:
-    return [Task(run.id, tuple(run.inputs.values()), request(run.place), run.cost_s) for run in runs]
+    """Return the runs as the schedule sees them, without their CPUs: there are enough."""
+    return [Task(run.id, tuple(run.inputs.values()), {"GPU": run.place.gpus}, run.cost_s / CPUS) for run in runs]
 
 
 def spans_of(runs: Sequence[Run], store: Store) -> Iterator[Span]:
@@ -123,7 +136,7 @@ def spans_of(runs: Sequence[Run], store: Store) -> Iterator[Span]:
 def sweep(runs: Sequence[Run], folder: Path) -> Analysis:
     from cluster.tune import TuneBackend
 
-    backend, store, memory = TuneBackend(num_cpus=2 * GPUS, num_gpus=GPUS), Store(folder / "runs"), Memory()
+    backend, store, memory = TuneBackend(num_cpus=2, num_gpus=GPUS), Store(folder / "runs"), Memory()
     try:
         backend.run(runs, store, memory)
     finally:
@@ -141,14 +154,11 @@ def check(found: Analysis) -> None:
     gangs = [span for span in found.spans if span.gpus == GPUS]
     assert gangs, "the layout is pointless without any"
     for gang in gangs:
-        shorter = [span for span in found.spans if span.path_s < gang.path_s and span.ready_s <= gang.ready_s]
-        ahead = [span for span in shorter if gang.ready_s < span.start_s and span.end_s <= gang.start_s]
-        others = sum(
-            span.end_s - span.start_s for span in found.spans if span.path_s >= gang.path_s and span is not gang
-        )
-        assert (
-            gang.start_s - gang.ready_s <= others + max((span.end_s - span.start_s for span in ahead), default=0) + 30
-        )
+        shorter = [span for span in found.spans if span.path_s < gang.path_s and span.gpus < GPUS]
+        overtaking = [span for span in shorter if gang.ready_s < span.start_s < gang.start_s]
+        longer = [span for span in found.spans if span.path_s > gang.path_s and span.start_s >= gang.ready_s]
+        if overtaking and not longer:
+            assert len(overtaking) < len(shorter), "small runs may go first only while the gang could not start"
 
 
 def test_four_gpus_serve_runs_of_mixed_sizes_without_overlap_or_starvation(tmp_path: Path) -> None:
@@ -158,7 +168,8 @@ def test_four_gpus_serve_runs_of_mixed_sizes_without_overlap_or_starvation(tmp_p
 
 
 @pytest.mark.benchmark
+@pytest.mark.timeout(1800)
 def test_makespan_of_sixty_runs_on_four_gpus(tmp_path: Path) -> None:
-    found = sweep(mixed_runs(60, 2.0, 8.0), tmp_path)
+    found = sweep(mixed_runs(60, 5.0, 20.0), tmp_path)
     check(found)
     print(f"\n{found}")

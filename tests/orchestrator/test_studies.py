@@ -65,7 +65,7 @@ def test_a_change_is_typed_and_applied(changes, value):
         ({"settings": ("student.steps=many",)}, "student.steps=many: input should be a valid integer"),
         ({"settings": ("student.steps=2.5",)}, "valid integer"),
         ({"settings": ("student.learning_rate=-1",)}, "greater than 0"),
-        ({"settings": ("student.learning_rate=NaN",)}, "greater than 0"),
+        ({"settings": ("student.learning_rate=NaN",)}, "finite number"),
         ({"settings": ("student.rank=8",)}, "is an axis of rank_study; give its values with --axis student.rank=8"),
         ({"settings": ("student.steps.x=8",)}, "student.steps has no parts"),
         ({"axes": ("student.rank=4,4",)}, "names a value twice"),
