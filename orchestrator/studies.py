@@ -108,12 +108,23 @@ def _with_setting(study: Study, text: str) -> Study:
         raise UserError(f"{option}: {stage}.{setting} is an axis of {study.name}; give its values with --axis {text}")
     _explained(option, check_setting, stage, trainables.find(study.stages[stage].trainable), setting)
     new = _literal(value)
+    if setting == "source" and not key:
+        study = _without_settings_of_source(study, stage)
     if key:
         old = study.stages[stage].config.get(setting, {})
         if not isinstance(old, dict):
             raise UserError(f"{option}: {stage}.{setting} has no parts")
         new = {**old, key: new}
     return study.with_setting(stage, setting, _typed(option, stage, study, setting, new))
+
+
+def _without_settings_of_source(study: Study, stage: str) -> Study:
+    """Drop what the study said of the source that is being replaced: its generator, fields and sizes."""
+    config = trainables.find(study.stages[stage].trainable).config
+    of_source: frozenset[str] = getattr(config, "OF_SOURCE", frozenset())
+    current = study.stages[stage]
+    kept = {name: value for name, value in current.config.items() if name not in of_source}
+    return study.with_stage(stage, replace(current, config=kept))
 
 
 def _with_place(study: Study, text: str) -> Study:

@@ -42,7 +42,9 @@ class EvaluateConfig(Config):
     rank: int | None = Field(None, ge=1, description="of a truncated teacher (subject svd_export); none for others")
     split: Literal["validation", "test"] = Field("test", description="the metrics' names begin with it")
     items: int | None = Field(None, ge=1, description="the first so many items; none: all")
-    max_new_tokens: int = Field(64, ge=1, description="longest answer; a longer one is cut, and then judged")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="longest answer; a longer one is cut, and then judged; default: the longest reference"
+    )
     precision: Precision = Field("auto", description="of the arithmetic; weights stay fp32")
 
 
@@ -72,6 +74,11 @@ class Data:
             return [example.input_ids[: example.prompt_length] for example in self.examples]
         prompts = [str(item["prompt"]) for item in self.items]
         return list(self.tokenizer(prompts, add_special_tokens=False)["input_ids"])
+
+    @property
+    def longest_completion(self) -> int:
+        """Tokens of the longest reference of the split, with the token that ends it."""
+        return max(len(example.input_ids) - example.prompt_length for example in self.examples)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -124,7 +131,7 @@ def run(config: EvaluateConfig, context: Context) -> Generator[Progress, None, M
     yield Progress(1, total)
     answers: list[Answer] = []
     if data.task.check:
-        for batch in measure.answers(config.max_new_tokens):
+        for batch in measure.answers(config.max_new_tokens or data.longest_completion):
             answers += batch
             yield Progress(1 + len(answers), total)
             if context.stop_requested():

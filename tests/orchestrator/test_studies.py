@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.errors import UserError
+from orchestrator.errors import InputError, UserError
 from orchestrator.studies import Changes, load, names, summary
 from search_spaces.scales import SCALES
 
@@ -26,7 +26,32 @@ def test_every_study_builds_at_every_scale_and_says_its_question_in_one_line(nam
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_arm_of_every_study_has_a_learning_rate(name, scale):
     study = load(name, Changes(scale=scale))
-    assert set(study.axes["student.init"]) <= set(study.stages["student"].config["learning_rate"].table)
+    for init in study.axes["student.init"]:
+        for rank in study.axes["student.rank"]:
+            assert SCALES[scale].learning_rate(init, rank) in SCALES[scale].learning_rates[init].values()
+
+
+def test_a_rank_between_tuned_ranks_takes_the_rate_of_the_nearest():
+    laptop = SCALES["laptop"]
+    rates = laptop.learning_rates["random"]
+    assert [laptop.learning_rate("random", rank) for rank in (1, 4, 6, 16, 512)] == [
+        rates[4],
+        rates[4],
+        rates[4],
+        rates[16],
+        rates[64],
+    ]
+
+
+def test_an_arm_without_a_rate_is_refused_with_the_way_out():
+    with pytest.raises(InputError, match=r"no learning rate for init 'pissa'.*--set student.learning_rate"):
+        SCALES["tiny"].learning_rate("pissa", 4)
+
+
+def test_naming_another_source_drops_what_was_said_of_the_old_one():
+    changed = load("rank_study", Changes(settings=("dataset.source=train.json", "dataset.test=9")))
+    config = changed.stages["dataset"].config
+    assert config == {"source": "train.json", "test": 9}
 
 
 def test_a_users_own_file_is_a_study(tmp_path):

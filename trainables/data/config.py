@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,12 @@ NO_TEMPLATE = "the base model's tokenizer has no chat template: --set dataset.ch
 
 class DatasetConfig(Config):
     """Which records, what their fields mean, how they are split and turned into tokens."""
+
+    OF_SOURCE: ClassVar[frozenset[str]] = frozenset(
+        {"revision", "subset", "hub_split", "generator", "items", "format", "prompt", "completion", "answer", "task"}
+        | {"max_length", "validation", "test"}
+    )
+    """Settings that a study chose for its own source: they are dropped when another source is named."""
 
     source: str = Field(description="a reasoning-gym task (chain_sum), a file (.json .jsonl .csv .parquet) or a hub id")
     revision: str | None = Field(None, description="of a hub id: branch, tag or commit; default: main")
