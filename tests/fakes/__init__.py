@@ -20,6 +20,12 @@ class FakeConfig(Config):
 
     seed: int = 0
     ledger: str = ""
+    reads: int = 0
+
+
+def needs(config: FakeConfig) -> tuple[str, ...]:
+    """Return the first `reads` of the roles."""
+    return ROLES[: config.reads]
 
 
 def sign(config: FakeConfig, context_id: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Literal
 
-from tests.fakes import ROLES, FakeConfig, sign
+from tests.fakes import ROLES, FakeConfig, needs, sign
 from trainables.base import Context, Diverged, Metrics, Progress, Trainable
 
 
@@ -27,4 +27,4 @@ def run(config: FailConfig, context: Context) -> Generator[Progress, None, Metri
     raise ValueError("there is no step 2\nand this line is only in the log")
 
 
-TRAINABLE = Trainable("fail", 1, FailConfig, run, roles=ROLES)
+TRAINABLE = Trainable("fail", 1, FailConfig, run, roles=ROLES, needs=needs)

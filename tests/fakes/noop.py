@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from tests.fakes import ROLES, FakeConfig, sign
+from tests.fakes import ROLES, FakeConfig, needs, sign
 from trainables.base import Context, Metrics, Progress, Trainable
 
 
@@ -15,4 +15,4 @@ def run(config: FakeConfig, context: Context) -> Generator[Progress, None, Metri
     return {"value": config.seed}
 
 
-TRAINABLE = Trainable("noop", 1, FakeConfig, run, roles=ROLES, cost_s=lambda config: 0.01)
+TRAINABLE = Trainable("noop", 1, FakeConfig, run, roles=ROLES, needs=needs, cost_s=lambda config: 0.01)
