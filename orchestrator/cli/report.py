@@ -43,8 +43,9 @@ def execute(options: argparse.Namespace) -> int:
             f"run it with: python -m orchestrator sweep {options.study}"
         )
     views.write_report()
+    table = views.report()
     if options.json:
         print_json(views.summary())
-    else:
-        console().print(views.report())
+    elif table is not None:
+        table.show(console())
     return 0

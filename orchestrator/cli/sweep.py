@@ -61,7 +61,7 @@ def execute(options: argparse.Namespace) -> int:
     )
     table = views.report()
     if table is not None:
-        console().print(table)
+        table.show(console())
     say(sweep.elapsed(time.monotonic() - begun, store.root))
     return code
 

@@ -31,6 +31,10 @@ class TerminalReport:
     summary: Summary
     folder: Path
 
+    def show(self, console: Console) -> None:
+        """Print to a console; paths stay whole, however narrow it is, so that they can be copied."""
+        console.print(self, crop=False)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield title, comparison, verdicts, percentages, failures and paths."""
         summary, width = self.summary, options.max_width
@@ -45,7 +49,7 @@ class TerminalReport:
         yield Text()
         for name in ("report.md", "comparison.csv", "results.csv", "figures"):
             if (self.folder / name).exists():
-                yield Text(f"{self.folder / name}", overflow="fold", no_wrap=True)
+                yield Text(f"{self.folder / name}", overflow="ignore", no_wrap=True)
 
     def _legend(self) -> str:
         target = f"; steps: median to {self.summary.target}" if self.summary.target else ""
@@ -71,7 +75,8 @@ class TerminalReport:
             yield Text()
         for item in self.summary.failures[:5]:
             status = formatting.WORDS.get(item.status, item.status)
-            yield Text(f"{status}: {item.name} ({item.run_id}); log: {item.log}", style="red", overflow="fold")
+            yield Text(f"{status}: {item.name} ({item.run_id})", style="red")
+            yield Text(f"  {item.log}", overflow="ignore", no_wrap=True)
         if len(self.summary.failures) > 5:
             yield Text(f"and {len(self.summary.failures) - 5} more, in report.md", style="red")
 
