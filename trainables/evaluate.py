@@ -20,7 +20,7 @@ from trainables import tasks
 from trainables.answers import Answer, Decoding, checked, generate, write_answers
 from trainables.base import Config, Context, InputError, Metrics, Planner, Progress, Scalar, Stopped, Trainable
 from trainables.checkpoint_files import read_headers, read_json
-from trainables.linalg.targets import linear_shapes
+from trainables.targets import linear_shapes
 from trainables.training.config import Precision
 from trainables.training.precision import auto_precision
 

@@ -64,7 +64,7 @@ def check(config: StudentConfig, inputs: Mapping[str, Path]) -> None:
     if "base_model" not in inputs:
         return
     from trainables.checkpoint_files import read_headers
-    from trainables.linalg.targets import check_targets, depth, is_target
+    from trainables.targets import check_targets, depth, is_target
 
     matrices = {
         name.removesuffix(".weight"): tensor.shape

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from trainables.base import Config, Context, InputError, Metrics, Progress, Stopped, Trainable
 from trainables.checkpoint_files import difference, read_headers
-from trainables.linalg.targets import (
+from trainables.targets import (
     ALL_LINEAR,
     Layout,
     Linear,
@@ -29,8 +29,8 @@ from trainables.linalg.targets import (
 )
 
 if TYPE_CHECKING:
-    from trainables.linalg.checkpoint_pair import CheckpointPair
-    from trainables.linalg.spectrum import Excluded, LayerSpectrum, Spectrum
+    from trainables.export.checkpoint_pair import CheckpointPair
+    from trainables.export.spectrum import Excluded, LayerSpectrum, Spectrum
 
 SMALLEST_EXPORT = 64
 """Studies export at least this rank whatever the model (contract C1), so it is no mistake on a smaller one."""
@@ -64,7 +64,7 @@ def check(config: SvdExportConfig, inputs: Mapping[str, Path]) -> None:
 
 def run(config: SvdExportConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Write the factors layer by layer, then the report on what they hold and what they cannot."""
-    from trainables.linalg.spectrum import Spectrum
+    from trainables.export.spectrum import Spectrum
     from trainables.training.models import set_threads
 
     check(config, context.inputs)
@@ -84,7 +84,7 @@ def run(config: SvdExportConfig, context: Context) -> Generator[Progress, None, 
 
 
 def _open(context: Context) -> CheckpointPair:
-    from trainables.linalg.checkpoint_pair import Checkpoint, CheckpointPair
+    from trainables.export.checkpoint_pair import Checkpoint, CheckpointPair
     from trainables.training.models import device_of
 
     base, teacher = (Checkpoint(context.inputs[role], label) for role, label in ROLES.items())
@@ -97,8 +97,8 @@ def _factorise(
     """Write each layer's factors and yield its spectrum; raises Stopped between two layers."""
     import numpy as np
 
+    from trainables.export.spectrum import LayerSpectrum
     from trainables.linalg.factors import FactorWriter
-    from trainables.linalg.spectrum import LayerSpectrum
     from trainables.linalg.truncated import truncated_svd
 
     parameters = {name: parameter for parameter in layout.parameters for name in parameter.names}
@@ -110,16 +110,17 @@ def _factorise(
                 raise Stopped(f"before {linear.name}; the export starts again")
             change = pair.change(parameters[linear.weight])
             delta = change.delta.T if linear.is_transposed else change.delta
-            factors = truncated_svd(delta, linear.rank(rank))
-            writer.add(linear.name, factors)
-            sigma = factors.s.cpu().numpy().astype(np.float64)
+            found = truncated_svd(delta, linear.rank(rank))
+            writer.add(linear.name, found.factors)
+            sigma = found.factors.s.cpu().numpy().astype(np.float64)
             where = types[linear.name], depth(linear.name)
-            yield LayerSpectrum(linear, *where, sigma, change.delta_norm, change.weight_norm)
+            norms = change.delta_norm, change.weight_norm, change.noise_norm
+            yield LayerSpectrum(linear, *where, sigma, *norms, found.certificate)
 
 
 def _excluded(pair: CheckpointPair, layout: Layout, targets: Sequence[Linear]) -> list[Excluded]:
     """Return every tensor that is no target's weight, with the norm of its change; tied tensors once."""
-    from trainables.linalg.spectrum import Excluded
+    from trainables.export.spectrum import Excluded
 
     factorised = {linear.weight for linear in targets}
     rest = [parameter for parameter in layout.parameters if not factorised & set(parameter.names)]
@@ -137,7 +138,7 @@ def _notes(pair: CheckpointPair, layout: Layout) -> list[str]:
 
 
 def _write_report(context: Context, spectrum: Spectrum, notes: Sequence[str]) -> None:
-    from trainables.linalg import spectrum_figure, spectrum_report
+    from trainables.export import spectrum_figure, spectrum_report
 
     folder = context.output
     spectrum_report.write_layers(folder / "layers.csv", spectrum)
@@ -161,5 +162,5 @@ TRAINABLE = Trainable(
     roles=tuple(ROLES),
     check=check,
     cost_s=lambda config: 20.0,
-    sources=("linalg", "checkpoint_files.py"),
+    sources=("linalg", "export", "targets.py", "checkpoint_files.py"),
 )

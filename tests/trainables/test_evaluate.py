@@ -20,7 +20,7 @@ from trainables import find
 from trainables.answers import Decoding, generate
 from trainables.base import InputError, Place, Stopped
 from trainables.evaluate import EvaluateConfig
-from trainables.linalg.targets import read_layout, select
+from trainables.targets import read_layout, select
 from trainables.training.examples import load_examples, load_items
 from trainables.training.prompt_cache import common_prefix, fill_cache
 

@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from tests.trainables.tiny_models import FAMILIES, base_model
 from trainables.base import InputError
 from trainables.checkpoint_files import read_headers
+from trainables.export.spectrum import Excluded, LayerSpectrum, Spectrum, energy, error
+from trainables.linalg.certificate import Certificate
 from trainables.linalg.factors import Factors, FactorWriter, load_factors
-from trainables.linalg.spectrum import Excluded, LayerSpectrum, Spectrum, energy, error
-from trainables.linalg.targets import (
+from trainables.linalg.truncated import truncated_svd
+from trainables.targets import (
     Linear,
     check_targets,
     depth,
@@ -23,11 +25,12 @@ from trainables.linalg.targets import (
     read_layout,
     select,
 )
-from trainables.linalg.truncated import truncated_svd
+
+EXACT = Certificate("exact", np.zeros(0), np.zeros(0), 0, 0.0)
 
 
 def _layer(sigma, delta_norm, name="h.0.q", kind="q"):
-    return LayerSpectrum(Linear(name, 4, 4), kind, 0, np.array(sigma, dtype=float), delta_norm, 10.0)
+    return LayerSpectrum(Linear(name, 4, 4), kind, 0, np.array(sigma, dtype=float), delta_norm, 10.0, 0.0, EXACT)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6), (1, 4), (4, 1)])
@@ -35,7 +38,7 @@ def test_the_truncated_factors_are_the_best_approximation_of_their_rank(shape):
     delta = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     exact = torch.linalg.svdvals(delta.double())
     for rank in range(1, min(shape) + 1):
-        factors = truncated_svd(delta, rank)
+        factors = truncated_svd(delta, rank).factors
         assert torch.allclose(factors.s.double(), exact[:rank], rtol=1e-5)
         lost = torch.linalg.norm(delta.double() - factors.delta().double())
         assert float(lost) == pytest.approx(float(exact[rank:].square().sum().sqrt()), abs=1e-5)
@@ -43,7 +46,7 @@ def test_the_truncated_factors_are_the_best_approximation_of_their_rank(shape):
 
 @pytest.mark.parametrize("delta", [torch.zeros(6, 4), torch.ones(6, 4)], ids=["zero", "rank one"])
 def test_factors_of_a_deficient_matrix_are_finite_and_orthonormal(delta):
-    factors = truncated_svd(delta, 3)
+    factors = truncated_svd(delta, 3).factors
     assert torch.allclose(factors.u.T @ factors.u, torch.eye(3), atol=1e-5)
     assert torch.allclose(factors.vt @ factors.vt.T, torch.eye(3), atol=1e-5)
     assert torch.allclose(factors.delta(), delta, atol=1e-5)
@@ -151,7 +154,7 @@ def test_types_say_the_parent_only_where_one_name_means_two_layers():
 
 
 def test_factors_written_layer_by_layer_read_back_bit_for_bit(tmp_path):
-    layers = {f"l{index}": truncated_svd(torch.randn(5 + index, 4), 3) for index in range(3)}
+    layers = {f"l{index}": truncated_svd(torch.randn(5 + index, 4), 3).factors for index in range(3)}
     with FactorWriter(tmp_path, {name: (5 + index, 4, 3) for index, name in enumerate(layers)}) as writer:
         for name, factors in layers.items():
             writer.add(name, factors)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainables.linalg.spectrum import LayerSpectrum, Spectrum, by_depth, energy, error
+from trainables.export.spectrum import LayerSpectrum, Spectrum, by_depth, energy, error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

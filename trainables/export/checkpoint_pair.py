@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainables.base import InputError
 from trainables.checkpoint_files import TensorInfo, read_headers
-from trainables.linalg.targets import Parameter
+from trainables.targets import Parameter
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
@@ -80,6 +80,7 @@ class Change:
     delta: Tensor
     delta_norm: float
     weight_norm: float
+    noise_norm: float = 0.0
 
 
 @dataclass(frozen=True)

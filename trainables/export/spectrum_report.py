@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from trainables.linalg.spectrum import LayerSpectrum, Spectrum, energy, error
+from trainables.export.spectrum import LayerSpectrum, Spectrum, energy, error
 
 MOST_EXCLUDED = 8
 """How many excluded tensors the text names; export.json has all."""

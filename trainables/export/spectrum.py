@@ -13,12 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.linalg.targets import Linear
+from trainables.linalg.certificate import Certificate
+from trainables.targets import Linear
 
 
 @dataclass(frozen=True)
 class LayerSpectrum:
-    """One layer: its leading singular values in descending order, and the Frobenius norms of dW and W (fp64)."""
+    """One layer: its leading singular values in descending order, and the Frobenius norms of dW and W (fp64).
+
+    `noise_norm` is the Frobenius norm that rounding alone would give dW at the precision the tuned weight is stored
+    in; `certificate` bounds the singular values.
+    """
 
     linear: Linear
     type: str
@@ -26,6 +31,8 @@ class LayerSpectrum:
     sigma: NDArray[np.float64]
     delta_norm: float
     weight_norm: float
+    noise_norm: float
+    certificate: Certificate
 
     @property
     def relative_delta(self) -> float:
