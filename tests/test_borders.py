@@ -37,6 +37,9 @@ def run(arguments, folder):
     [
         (["--help"], 0),
         (["sweep", "--help"], 0),
+        (["export", "--help"], 0),
+        (["export", "--base", "a", "--tuned", "b", "--out", "c", "--rank", "4"], 2),
+        (["export", "--base", "a", "--tuned", "b", "--out", "c", "--energy", "90"], 2),
         (["list"], 0),
         (["plan", "rank_study"], 0),
         (["plan", "rank_study", "--scale", "qwen2.5-math-7b", "--set", "base_model.revision=" + "0" * 40], 0),

@@ -71,6 +71,7 @@ def pickled(base):
 
 FILE = ["--set", "dataset.source=train.json"]
 BASE = ["--set", "base_model.source=./base"]
+EXPORT = ["export", "--base", "./base", "--tuned", "./base", "--out", "out"]
 MISTAKES = {
     "unknown verb": (nothing, ["swep", "smoke"], "invalid choice: 'swep'"),
     "no study": (nothing, ["sweep"], "required: study"),
@@ -177,6 +178,63 @@ MISTAKES = {
         ),
         ["sweep", "huge.py", "--local"],
         "GiB free and the runs need about",
+    ),
+    "export without ranks": (nothing, EXPORT, "one of the arguments --rank --energy --error --budget is required"),
+    "export by two criteria": (nothing, [*EXPORT, "--rank", "4", "--error", "0.1"], "not allowed with"),
+    "export at rank 0": (nothing, [*EXPORT, "--rank", "0"], "--rank 0: it is a number of singular triplets"),
+    "export energy in per cent": (nothing, [*EXPORT, "--energy", "90"], "between 0 and 1, such as 0.9"),
+    "export error above 1": (nothing, [*EXPORT, "--error", "15"], "between 0 and 1, such as 0.15"),
+    "export alpha of 0": (nothing, [*EXPORT, "--rank", "4", "--alpha", "0"], "--alpha 0.0"),
+    "export on no core": (nothing, [*EXPORT, "--rank", "4", "--threads", "0"], "--threads 0"),
+    "export of nothing": (nothing, [*EXPORT, "--rank", "4"], "--base ./base: no such folder"),
+    "export of a file": (data("", "base"), [*EXPORT, "--rank", "4"], "--base ./base is a file"),
+    "export of an adapter": (
+        data("{}", "base/adapter_config.json"),
+        [*EXPORT, "--rank", "4"],
+        "is a LoRA adapter, not a whole model",
+    ),
+    "export of a pickled model": (of_model(pickled), [*EXPORT, "--rank", "4"], "convert them to safetensors"),
+    "export of a damaged model": (
+        of_model(lambda base: cut(base / "model.safetensors")),
+        [*EXPORT, "--rank", "4"],
+        "cut off",
+    ),
+    "export of a model without a config": (
+        of_model(lambda base: (base / "config.json").unlink()),
+        [*EXPORT, "--rank", "4"],
+        "has no config.json",
+    ),
+    "export of layers that are not there": (
+        of_model(nothing),
+        [*EXPORT, "--rank", "4", "--layers", "0-99,atention"],
+        "Did you mean 'attention'?",
+    ),
+    "export with too small a budget": (of_model(nothing), [*EXPORT, "--budget", "9"], "below rank 1 of the smallest"),
+    "export into another folder's files": (
+        data("mine", "out/thesis.txt"),
+        [*EXPORT, "--rank", "4"],
+        "out is not empty: name a folder that is new or empty",
+    ),
+    "export into a file": (data("mine", "out"), [*EXPORT, "--rank", "4"], "out is a file"),
+    "export with data that is not there": (
+        of_model(nothing),
+        [*EXPORT, "--rank", "4", "--data", "questions.json"],
+        "questions.json",
+    ),
+    "export with settings of no data": (
+        nothing,
+        [*EXPORT, "--rank", "4", "--data-set", "chat_template=true"],
+        "there is no --data",
+    ),
+    "export with an unknown setting of the data": (
+        nothing,
+        [*EXPORT, "--rank", "4", "--data", "chain_sum", "--data-set", "chat_templte=true"],
+        "Did you mean 'chat_template'?",
+    ),
+    "export with a malformed setting of the data": (
+        nothing,
+        [*EXPORT, "--rank", "4", "--data", "chain_sum", "--data-set", "chat_template"],
+        "SETTING=VALUE",
     ),
     "more GPUs than there are": (nothing, ["sweep", "smoke", "--place", "student.gpus=64"], "--place student.gpus"),
 }

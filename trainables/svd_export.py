@@ -1,28 +1,28 @@
 """Factorises what training did to a model: the leading singular triplets of dW, for every linear layer, once.
 
-One export serves every rank up to its own, because truncated SVDs nest. Both checkpoints are read, and the factors
-written, one tensor at a time; a pair that does not fit is refused before the first factorisation. An export that
-was cut off begins again: it takes seconds.
+One export serves every rank up to its own, because truncated SVDs nest. Both checkpoints are read tensor by tensor,
+and a pair that does not fit is refused before the first factorisation. Each finished layer is kept among the attempt's
+checkpoints: whatever cuts an export off, the next attempt computes only what no earlier one has finished.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import Field
 
-from trainables.base import Config, Context, InputError, Metrics, Progress, Stopped, Trainable
+from trainables.base import Config, Context, InputError, Metrics, Progress, Trainable
 from trainables.checkpoint_files import difference, read_headers
+from trainables.export.ranks import ByRank
 from trainables.targets import (
     ALL_LINEAR,
     Layout,
     Linear,
     check_targets,
-    depth,
-    layer_types,
+    choose,
     linear_shapes,
     read_layout,
     select,
@@ -30,7 +30,7 @@ from trainables.targets import (
 
 if TYPE_CHECKING:
     from trainables.export.checkpoint_pair import CheckpointPair
-    from trainables.export.spectrum import Excluded, LayerSpectrum, Spectrum
+    from trainables.export.spectrum import LayerSpectrum, Spectrum
 
 SMALLEST_EXPORT = 64
 """Studies export at least this rank whatever the model (contract C1), so it is no mistake on a smaller one."""
@@ -41,6 +41,14 @@ class SvdExportConfig(Config):
 
     rank: int = Field(64, ge=1, description="singular triplets per layer; a smaller layer gives all it has")
     target_modules: str | list[str] = Field(ALL_LINEAR, description="as PEFT reads it: all-linear, regex or names")
+    layers: list[list[str]] = Field(
+        default_factory=list,
+        description="of these, the layers with one of each list's depths, types, names or globs; none: all",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result: a choice of layers counts where one is made."""
+        return {name: value for name, value in super().identity().items() if name != "layers" or value}
 
 
 def check(config: SvdExportConfig, inputs: Mapping[str, Path]) -> None:
@@ -50,6 +58,7 @@ def check(config: SvdExportConfig, inputs: Mapping[str, Path]) -> None:
     base = read_headers(inputs["base_model"])
     shapes = linear_shapes(base)
     check_targets(config.target_modules, shapes)
+    choose([Linear(name, shape[0], shape[1]) for name, shape in shapes.items()], config.layers)
     largest = max(min(shape) for shape in shapes.values())
     if config.rank > max(SMALLEST_EXPORT, 1 << (largest - 1).bit_length()):
         raise InputError(
@@ -63,24 +72,40 @@ def check(config: SvdExportConfig, inputs: Mapping[str, Path]) -> None:
 
 
 def run(config: SvdExportConfig, context: Context) -> Generator[Progress, None, Metrics]:
-    """Write the factors layer by layer, then the report on what they hold and what they cannot."""
+    """Factorise layer by layer, then write the factors and the report on what they hold and what they cannot."""
+    from trainables.export.factorise import excluded, factorise
+    from trainables.export.layer_files import LayerFiles
     from trainables.export.spectrum import Spectrum
-    from trainables.training.models import set_threads
+    from trainables.export.spectrum_report import write_report
+    from trainables.linalg.factors import save_factors
 
     check(config, context.inputs)
-    set_threads(context.place)
     layout = read_layout(context.inputs["base_model"])
-    targets = select(layout, config.target_modules)
+    targets = choose(select(layout, config.target_modules), config.layers)
     pair = _open(context)
-    pair.check(layout.parameters)
-    layers: list[LayerSpectrum] = []
-    yield Progress(0, len(targets))
-    for layer in _factorise(pair, layout, targets, config.rank, context):
-        layers.append(layer)
-        yield Progress(len(layers), len(targets))
-    spectrum = Spectrum(layers, _excluded(pair, layout, targets), config.rank)
-    _write_report(context, spectrum, _notes(pair, layout))
-    return spectrum.metrics()
+    pair.check(layout.parameters, targets=targets)
+    files = LayerFiles(context.checkpoints / LAYERS)
+    if context.resume_from is not None:
+        files.adopt(context.resume_from.parent / LAYERS)
+    layers = yield from _marked(
+        factorise(
+            pair,
+            layout,
+            targets,
+            ByRank(rank=config.rank),
+            files.folder,
+            place=context.place,
+            stop_requested=context.stop_requested,
+            log=context.log,
+        ),
+        context.checkpoints,
+    )
+    spectrum = Spectrum(layers, excluded(pair, layout, targets), config.rank)
+    shapes = {linear.name: (linear.out_features, linear.in_features, linear.rank(config.rank)) for linear in targets}
+    factors = ((name, files[name].truncated(rank)) for name, (_, _, rank) in shapes.items())
+    save_factors(context.output, shapes, factors)
+    context.log(write_report(context.output, spectrum, notes=_notes(pair, layout)))
+    return spectrum.metrics() | _certainty(spectrum)
 
 
 def _open(context: Context) -> CheckpointPair:
@@ -91,40 +116,37 @@ def _open(context: Context) -> CheckpointPair:
     return CheckpointPair(base, teacher, device_of(context.place))
 
 
-def _factorise(
-    pair: CheckpointPair, layout: Layout, targets: Sequence[Linear], rank: int, context: Context
-) -> Iterator[LayerSpectrum]:
-    """Write each layer's factors and yield its spectrum; raises Stopped between two layers."""
-    import numpy as np
-
-    from trainables.export.spectrum import LayerSpectrum
-    from trainables.linalg.factors import FactorWriter
-    from trainables.linalg.truncated import truncated_svd
-
-    parameters = {name: parameter for parameter in layout.parameters for name in parameter.names}
-    types = layer_types([linear.name for linear in targets])
-    shapes = {linear.name: (linear.out_features, linear.in_features, linear.rank(rank)) for linear in targets}
-    with FactorWriter(context.output, shapes) as writer:
-        for linear in targets:
-            if context.stop_requested():
-                raise Stopped(f"before {linear.name}; the export starts again")
-            change = pair.change(parameters[linear.weight])
-            delta = change.delta.T if linear.is_transposed else change.delta
-            found = truncated_svd(delta, linear.rank(rank))
-            writer.add(linear.name, found.factors)
-            sigma = found.factors.s.cpu().numpy().astype(np.float64)
-            where = types[linear.name], depth(linear.name)
-            norms = change.delta_norm, change.weight_norm, change.noise_norm
-            yield LayerSpectrum(linear, *where, sigma, *norms, found.certificate)
+def _marked(
+    steps: Generator[Progress, None, list[LayerSpectrum]], checkpoints: Path
+) -> Generator[Progress, None, list[LayerSpectrum]]:
+    """Pass the steps on, and keep the checkpoint `step-N`: N layers are whole in the folder beside it."""
+    newest: Path | None = None
+    with contextlib.closing(steps):
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                layers: list[LayerSpectrum] = end.value
+                return layers
+            if progress.step:
+                newest = _mark(checkpoints / f"step-{progress.step}", newest)
+            yield progress
 
 
-def _excluded(pair: CheckpointPair, layout: Layout, targets: Sequence[Linear]) -> list[Excluded]:
-    """Return every tensor that is no target's weight, with the norm of its change; tied tensors once."""
-    from trainables.export.spectrum import Excluded
+def _mark(checkpoint: Path, before: Path | None) -> Path:
+    """Make a checkpoint, which costs no copy of anything, and remove the one before it."""
+    checkpoint.mkdir(exist_ok=True)
+    if before not in (None, checkpoint):
+        before.rmdir()
+    return checkpoint
 
-    factorised = {linear.weight for linear in targets}
-    rest = [parameter for parameter in layout.parameters if not factorised & set(parameter.names)]
-    return [Excluded(parameter.name, pair.change(parameter).delta_norm) for parameter in rest]
+
+def _certainty(spectrum: Spectrum) -> dict[str, float]:
+    """Return how many layers took each route, and the chance that a bound is wrong."""
+    from trainables.linalg.certificate import Route
+
+    routes = {f"layers_{route.replace('-', '_')}": spectrum.routes.get(route, 0) for route in get_args(Route)}
+    return {**routes, "failure_probability": spectrum.failure_probability}
 
 
 def _notes(pair: CheckpointPair, layout: Layout) -> list[str]:
@@ -137,26 +159,14 @@ def _notes(pair: CheckpointPair, layout: Layout) -> list[str]:
     return notes
 
 
-def _write_report(context: Context, spectrum: Spectrum, notes: Sequence[str]) -> None:
-    from trainables.export import spectrum_figure, spectrum_report
-
-    folder = context.output
-    spectrum_report.write_layers(folder / "layers.csv", spectrum)
-    spectrum_report.write_spectrum(folder / "spectrum.csv", spectrum)
-    spectrum_figure.draw(folder / "figure.png", spectrum)
-    text = spectrum_report.report_text(spectrum, notes)
-    (folder / "report.txt").write_text(text + "\n", encoding="utf-8")
-    facts = spectrum_report.facts(spectrum, notes)
-    (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    context.log(text)
-
-
 ROLES = {"base_model": "base", "teacher": "teacher"}
 """The inputs, and what messages call them."""
+LAYERS = "layers"
+"""The folder of finished layers among an attempt's checkpoints."""
 
 TRAINABLE = Trainable(
     name="svd_export",
-    version=1,
+    version=2,
     config=SvdExportConfig,
     run=run,
     roles=tuple(ROLES),

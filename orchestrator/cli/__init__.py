@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from orchestrator import __version__
-from orchestrator.cli import list_, plan, report, show, status, store, sweep, ui
+from orchestrator.cli import export, list_, plan, report, show, status, store, sweep, ui
 from orchestrator.errors import UserError
 
-VERBS = (list_, plan, sweep, status, report, show, store, ui)
+VERBS = (list_, plan, sweep, status, report, show, export, store, ui)
 
 EPILOG = """\
 examples
@@ -20,6 +20,7 @@ examples
   python -m orchestrator sweep rank_study                         run what is missing, then the comparison
   python -m orchestrator sweep rank_study --axis student.rank=4,16,32,64     add a rank: only its runs are executed
   python -m orchestrator sweep rank_study --set dataset.source=train.json    the same question on your own data
+  python -m orchestrator export --base B --tuned T --rank 16 --out DIR       a LoRA adapter from any two checkpoints
 
 A run that is finished is never executed again; to resume after anything at all, run the same command again.
 Results go to stdout, progress to stderr. Exit codes: 0 done, 1 some runs failed, 2 a mistake in the command,

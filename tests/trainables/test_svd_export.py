@@ -6,6 +6,7 @@ import csv
 import functools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,32 +18,20 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from cluster.attempt import make_provenance, make_record
+from cluster.local import LocalBackend
+from orchestrator.plan import Run
+from orchestrator.store import Store
+from tests.cluster.conftest import Memory
 from tests.trainables.driver import Driven, drive, execute
+from tests.trainables.export.tuned import changed, teacher
 from tests.trainables.tiny_models import FAMILIES, base_model
 from trainables import find
-from trainables.base import InputError, Stopped
+from trainables.base import InputError, Place, Stopped
 from trainables.linalg.factors import load_factors
-from trainables.svd_export import SvdExportConfig
+from trainables.svd_export import LAYERS, ROLES, SvdExportConfig
 
 FULL = 64
-
-
-def _changed(family: str, folder: Path, change) -> Path:
-    """Copy a tiny model with `change(name, tensor)` in place of each tensor of its checkpoint."""
-    shutil.copytree(base_model(family), folder)
-    tensors = load_file(folder / "model.safetensors")
-    save_file(
-        {name: change(name, tensor).contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors"
-    )
-    return folder
-
-
-@functools.cache
-def teacher(family: str) -> Path:
-    """A checkpoint that differs from the tiny model in every tensor."""
-    draw = torch.Generator().manual_seed(3)
-    folder = Path(tempfile.mkdtemp()) / "teacher"
-    return _changed(family, folder, lambda _, tensor: tensor + 0.02 * torch.randn(tensor.shape, generator=draw))
 
 
 @functools.cache
@@ -148,7 +137,7 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path, bad):
             spoilt[0, 0] = bad
         return spoilt
 
-    tuned = _changed("qwen2", tmp_path / "teacher", spoil)
+    tuned = changed("qwen2", tmp_path / "teacher", spoil)
     with pytest.raises(
         InputError, match=r"model\.layers\.1\.mlp\.up_proj\.weight of the teacher holds NaN or infinity"
     ):
@@ -160,19 +149,19 @@ def test_checkpoints_that_differ_in_shape_names_or_kind_are_refused_before_any_w
     def wider(name, tensor):
         return torch.cat([tensor, tensor[:3]]) if "embed_tokens" in name or "lm_head" in name else tensor
 
-    tuned = _changed("qwen2", tmp_path / "wider", wider)
+    tuned = changed("qwen2", tmp_path / "wider", wider)
     with pytest.raises(InputError, match="vocabulary sizes differ"):
         drive("svd_export", {}, tmp_path / "a", inputs=inputs("qwen2", tuned))
     with pytest.raises(InputError, match="the teacher is no checkpoint of the base model"):
         drive("svd_export", {}, tmp_path / "b", inputs=inputs("qwen2", teacher("gpt2")))
-    whole = _changed("qwen2", tmp_path / "whole", lambda name, tensor: tensor.to(torch.int32))
+    whole = changed("qwen2", tmp_path / "whole", lambda name, tensor: tensor.to(torch.int32))
     with pytest.raises(InputError, match="stored as I32: give a checkpoint that is not quantised"):
         drive("svd_export", {}, tmp_path / "c", inputs=inputs("qwen2", whole))
     assert not list(tmp_path.glob("?/*"))
 
 
 def test_a_head_that_the_teacher_unties_is_refused(tmp_path):
-    tuned = _changed("llama", tmp_path / "teacher", lambda name, tensor: tensor)
+    tuned = changed("llama", tmp_path / "teacher", lambda name, tensor: tensor)
     tensors = load_file(tuned / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
     save_file(tensors, tuned / "model.safetensors")
@@ -183,7 +172,7 @@ def test_a_head_that_the_teacher_unties_is_refused(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shards_prefixes_and_dtypes_make_no_difference(tmp_path, family):
     """A sharded teacher in mixed dtypes and without the inner model's prefix, against the plain one."""
-    half = _changed(family, tmp_path / "half", lambda _, tensor: tensor.bfloat16().float())
+    half = changed(family, tmp_path / "half", lambda _, tensor: tensor.bfloat16().float())
     tuned = tmp_path / "sharded"
     shutil.copytree(half, tuned)
     tensors = load_file(tuned / "model.safetensors")
@@ -205,12 +194,118 @@ def test_shards_prefixes_and_dtypes_make_no_difference(tmp_path, family):
     assert "note" not in (tmp_path / "one" / "report.txt").read_text()
 
 
-def test_a_stopped_export_leaves_nothing_half_written_and_starts_again(tmp_path):
+def cut(folder: Path, resume_from: Path | None, stop_after: int, place: Place | None = None) -> Path:
+    """Run an export until a stop is requested, and return the checkpoint it leaves, as a store would find it."""
+    options = {"inputs": inputs("qwen2"), "resume_from": resume_from, "stop_after": stop_after, "place": place}
     with pytest.raises(Stopped):
-        execute("svd_export", {"rank": 4}, tmp_path / "export", inputs=inputs("qwen2"), stop_after=3)
-    assert not list((tmp_path / "export").iterdir())
-    again = drive("svd_export", {"rank": FULL}, tmp_path / "export", inputs=inputs("qwen2"))
-    assert again == export("qwen2")[1].metrics
+        execute("svd_export", {"rank": FULL}, folder, **options)
+    assert not list(folder.iterdir()), "an export that did not end wrote something"
+    (checkpoint,) = folder.with_name(f"{folder.name}.checkpoints").glob("step-*")
+    return checkpoint
+
+
+def test_an_export_cut_off_twice_goes_on_where_it_stopped_and_ends_with_the_same_bytes(tmp_path):
+    first = cut(tmp_path / "1", None, stop_after=4)
+    second = cut(tmp_path / "2", first, stop_after=6, place=Place(cpus=2))
+    assert first.name == "step-3"
+    assert int(second.name.removeprefix("step-")) >= 8
+    shutil.rmtree(first.parent)  # an earlier attempt's folder may be gone
+    driven = execute("svd_export", {"rank": FULL}, tmp_path / "3", inputs=inputs("qwen2"), resume_from=second)
+    kept = int(second.name.removeprefix("step-"))
+    assert [progress.step for progress in driven.progress] == list(range(kept, 15))
+    assert f"{kept} of 14 layers are there already" in driven.lines
+    folder, whole = export("qwen2")
+    assert driven.metrics == whole.metrics
+    for name in ("factors.safetensors", "layers.csv", "spectrum.csv", "report.txt", "export.json"):
+        assert (tmp_path / "3" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_a_layer_damaged_between_two_attempts_is_computed_again(tmp_path):
+    checkpoint = cut(tmp_path / "1", None, stop_after=6)
+    path = sorted((checkpoint.parent / LAYERS).iterdir())[0]
+    path.write_bytes(path.read_bytes()[:100])
+    driven = execute("svd_export", {"rank": FULL}, tmp_path / "2", inputs=inputs("qwen2"), resume_from=checkpoint)
+    assert (checkpoint.name, driven.progress[0].step) == ("step-5", 4)
+    factors = [(folder / "factors.safetensors").read_bytes() for folder in (tmp_path / "2", export("qwen2")[0])]
+    assert factors[0] == factors[1]
+
+
+@pytest.mark.slow
+def test_an_export_killed_in_the_middle_keeps_every_layer_that_it_had_finished(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from tests.trainables.driver import execute\n"
+        "base, tuned, folder = map(Path, sys.argv[1:])\n"
+        "def kill(progress): progress.step == 5 and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "inputs = {'base_model': base, 'teacher': tuned}\n"
+        f"execute('svd_export', {{'rank': {FULL}}}, folder, inputs=inputs, on_progress=kill)"
+    )
+    command = [sys.executable, "-c", code, *map(str, [*inputs("qwen2").values(), tmp_path / "1"])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    checkpoint = tmp_path / "1.checkpoints" / "step-5"
+    driven = execute("svd_export", {"rank": FULL}, tmp_path / "2", inputs=inputs("qwen2"), resume_from=checkpoint)
+    assert [progress.step for progress in driven.progress] == list(range(5, 15))
+    assert driven.metrics == export("qwen2")[1].metrics
+
+
+def test_a_stopped_export_goes_on_through_a_store_and_a_backend(tmp_path):
+    """What the driver above stands for: attempts, the newest checkpoint, a commit that leaves no layers behind."""
+    store = Store(tmp_path / "runs")
+    roles = {role: keep(store, f"{role}-{index:012x}", inputs("qwen2")[role]) for index, role in enumerate(ROLES)}
+    trainable = find("svd_export")
+    run = Run(
+        "svd_export-00000000000a", "svd_export", "svd_export", trainable.version, SvdExportConfig(), roles, Place()
+    )
+    backend = LocalBackend()
+
+    def stop_at_five(kind: str, run_id: str) -> None:
+        if kind == "progressed" and memory.steps[run_id][-1].step == 5:
+            backend.stop()
+
+    memory = Memory(hook=stop_at_five)
+    backend.run([run], store, memory)
+    assert memory.statuses([run]) == ["stopped"]
+    assert store.last_checkpoint(run.id) == 5
+    again = Memory()
+    LocalBackend().run([run], store, again)
+    assert again.statuses([run]) == ["done"]
+    assert [progress.step for progress in again.steps[run.id]] == list(range(5, 15))
+    artefact = store.artefact(run.id)
+    assert (artefact / "factors.safetensors").read_bytes() == (export("qwen2")[0] / "factors.safetensors").read_bytes()
+    assert not list(store.work.iterdir())
+    assert not list(artefact.rglob(LAYERS))
+
+
+def keep(store: Store, run_id: str, folder: Path) -> str:
+    """Put a folder into a store as the artefact of a run; return the run's id."""
+    attempt = store.begin(run_id)
+    shutil.copytree(folder, attempt.output, dirs_exist_ok=True)
+    stage = run_id.partition("-")[0]
+    run = Run(run_id, stage, "svd_export", 1, SvdExportConfig(), {}, Place())
+    store.commit(attempt, make_record(run, "done", {}, None, [], make_provenance(run, 1, 0.0, 0.0, "here")))
+    return run_id
+
+
+def test_metrics_say_how_sure_the_singular_values_are(tmp_path):
+    _, driven = export("gpt2")
+    routes = [driven.metrics[f"layers_{route}"] for route in ("zero", "golub_kahan", "gram", "exact")]
+    assert sum(routes) == driven.metrics["layers"] == 8
+    assert 0 <= driven.metrics["certified_bound"] <= 1e-4
+    assert 0 <= driven.metrics["failure_probability"] < 1e-6
+    unchanged = drive("svd_export", {"rank": 4}, tmp_path / "export", inputs=inputs("gpt2", base_model("gpt2")))
+    assert (unchanged["layers_zero"], unchanged["certified_bound"]) == (8, 0)
+
+
+def test_a_choice_of_layers_is_exported_and_counts_for_the_identity_only_where_one_is_made(tmp_path):
+    config = {"rank": 4, "layers": [["attention"], ["1", "q_proj"]]}
+    metrics = drive("svd_export", config, tmp_path / "export", inputs=inputs("llama"))
+    last = {f"model.layers.1.self_attn.{name}_proj" for name in "qkvo"}
+    assert set(load_factors(tmp_path / "export")) == {"model.layers.0.self_attn.q_proj", *last}
+    assert metrics["layers"] == 5
+    assert SvdExportConfig(layers=[]).identity() == {"rank": 64, "target_modules": "all-linear"}
+    assert SvdExportConfig(layers=[["mlp"]]).identity()["layers"] == [["mlp"]]
+    with pytest.raises(InputError, match="'atention' matches none of"):
+        find("svd_export").check(SvdExportConfig(layers=[["atention"]]), inputs("llama"))
 
 
 def test_planning_refuses_ranks_and_targets_that_no_layer_has():

@@ -1,13 +1,14 @@
 """Two checkpoints of one model, read side by side, tensor by tensor: the base's weight and how training changed it.
 
-Everything that can be wrong with the pair (names, shapes, dtypes) is found from the headers by `check`, before the
-first weight is read; a weight that is not finite is refused by name when it is reached.
+Whatever is wrong with the pair is found by `check` before the first change is computed: names, shapes and dtypes from
+the headers, and then whether a tied tensor is really one. The files are memory-mapped and read in pieces of a few
+megabytes at most, so a change costs one copy of its matrix in fp32, and a tensor that only needs its norms none at all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from torch import Tensor
 
 from trainables.base import InputError
 from trainables.checkpoint_files import TensorInfo, read_headers
-from trainables.targets import Parameter
+from trainables.export.misfit import misfit
+from trainables.export.noise import RoundingNoise
+from trainables.export.spectrum import Excluded
+from trainables.targets import Layout, Linear, Parameter
 
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+PIECE = {"cpu": 1 << 16, "cuda": 1 << 24}
+"""Elements read at a time: a quarter of a megabyte of fp32 stays in a core's cache, and 64 MB keep a GPU busy."""
 
 
 class Checkpoint:
@@ -31,41 +36,46 @@ class Checkpoint:
         self.folder, self.label = folder, label
         self.headers = read_headers(folder)
         self.files: dict[Path, Any] = {}
+        self.prefixes = tuple(_shared_prefixes(self.headers))
 
-    def find(self, parameter: Parameter) -> str:
-        """Return the name that this checkpoint stores the parameter under; InputError if it does not."""
-        name = next((name for name in parameter.names if name in self.headers), None)
-        if name is None:
-            raise InputError(f"the {self.label} in {self.folder} has no tensor {parameter.name}; is it the same model?")
-        return name
+    def stored_names(self, parameter: Parameter) -> list[str]:
+        """Return the names under which this checkpoint stores a parameter: several where it stores a tied one twice.
+
+        A prefix that all tensors share counts for nothing (`module.` of DistributedDataParallel, `_orig_mod.` of
+        torch.compile, an outer model's).
+        """
+        candidates = [prefix + name for name in parameter.names for prefix in ("", *self.prefixes)]
+        return [name for name in dict.fromkeys(candidates) if name in self.headers]
+
+    def locate(self, parameter: Parameter) -> str | None:
+        """Return the name that this checkpoint stores the parameter under, None if it does not."""
+        return next(iter(self.stored_names(parameter)), None)
 
     def info(self, parameter: Parameter) -> TensorInfo:
-        """Return what the header says of a parameter."""
-        return self.headers[self.find(parameter)]
+        """Return what the header says of a parameter; InputError if it is not there."""
+        name = self.locate(parameter)
+        if name is None:
+            raise InputError(f"the {self.label} has no tensor {parameter.name}; is it the same model? ({self.folder})")
+        return self.headers[name]
 
-    def check(self, parameter: Parameter) -> None:
-        """Raise InputError if the parameter is missing, of another shape, or not of floating point."""
-        name, info = self.find(parameter), self.info(parameter)
-        if info.shape != parameter.shape:
-            raise InputError(
-                f"{name} of the {self.label} has shape {_times(info.shape)} and the base model's config says "
-                f"{_times(parameter.shape)}: both must be checkpoints of one model ({self.folder})"
-            )
-        if info.dtype not in FLOATS:
-            raise InputError(
-                f"{name} of the {self.label} is stored as {info.dtype}: give a checkpoint that is not quantised"
-            )
+    def read(self, parameter: Parameter) -> Tensor:
+        """Return a parameter as it is stored, mapped: its values are read when they are used. InputError as above."""
+        self.info(parameter)
+        return self._map(self.stored_names(parameter)[0])
 
-    def read(self, parameter: Parameter, device: torch.device) -> Tensor:
-        """Return a parameter's values in fp32; InputError if it is stored twice, as two different tensors."""
-        name = self.find(parameter)
-        tensor = self._stored(name)
-        for other in parameter.names:
-            if other != name and other in self.headers and not torch.equal(tensor, self._stored(other)):
-                raise InputError(f"the {self.label} in {self.folder} unties {other} from {name}; the base ties them")
-        return tensor.to(device, torch.float32)
+    def check_ties(self, parameter: Parameter) -> None:
+        """Raise InputError if a parameter that the base ties is stored as two different tensors."""
+        first, *others = self.stored_names(parameter)
+        for other in others:
+            pieces = zip(_pieces(self._map(first)), _pieces(self._map(other)), strict=False)
+            is_one = self.headers[first].shape == self.headers[other].shape
+            if not (is_one and all(torch.equal(one.double(), two.double()) for one, two in pieces)):
+                raise InputError(
+                    f"the {self.label} unties {other} from {first}, and the base ties them: an adapter of the base "
+                    f"cannot hold two changes of one tensor ({self.folder})"
+                )
 
-    def _stored(self, name: str) -> Tensor:
+    def _map(self, name: str) -> Tensor:
         path = self.headers[name].file
         if path not in self.files:
             self.files[path] = safe_open(path, framework="pt")
@@ -74,28 +84,48 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Change:
-    """What training did to one tensor, as it is stored; norms are Frobenius norms summed in fp64."""
+class Norms:
+    """How far training moved one tensor, in Frobenius norms summed in fp64.
 
-    delta: Tensor
+    They are those of the change, of the base's weight, and of the tuned weight's rounding noise (see `noise`).
+    """
+
     delta_norm: float
     weight_norm: float
-    noise_norm: float = 0.0
+    noise_norm: float
+
+
+@dataclass(frozen=True)
+class Change(Norms):
+    """The same with the change itself, tuned - base in fp32, of the shape in which the checkpoint stores it."""
+
+    delta: Tensor
 
 
 @dataclass(frozen=True)
 class CheckpointPair:
-    """Base and tuned checkpoint of one model."""
+    """Base and tuned checkpoint of one model; changes are computed on `device`."""
 
     base: Checkpoint
     tuned: Checkpoint
     device: torch.device
 
-    def check(self, parameters: Sequence[Parameter]) -> None:
-        """Raise InputError unless both checkpoints hold these parameters in the right shapes, in floating point."""
+    def check(self, parameters: Sequence[Parameter], *, targets: Sequence[Linear] = ()) -> None:
+        """Raise InputError unless both checkpoints hold the base model's parameters, in floating point.
+
+        Every name, shape and dtype is compared before any weight is read, and the message counts all that do not
+        fit. Where a row is one token's, the tuned checkpoint may have another number of them, unless one of `targets`
+        has its weight there. Last, tensors that the base ties are compared where a checkpoint stores them twice.
+        """
+        names = {linear.weight for linear in targets}
+        found = [misfit(self.base, parameters, targets=names)]
+        found += [misfit(self.tuned, parameters, base=self.base, targets=names)]
+        lines = [line for line in found if line]
+        if lines:
+            raise InputError("; ".join(lines))
         for parameter in parameters:
-            self.base.check(parameter)
-            self.tuned.check(parameter)
+            self.base.check_ties(parameter)
+            self.tuned.check_ties(parameter)
 
     def dtypes(self, parameters: Sequence[Parameter]) -> tuple[list[str], list[str]]:
         """Return the dtypes that the base's and the tuned checkpoint's headers give these parameters."""
@@ -104,25 +134,92 @@ class CheckpointPair:
         return sorted(base), sorted(tuned)
 
     def change(self, parameter: Parameter) -> Change:
-        """Return tuned - base of one tensor in fp32; InputError if either holds NaN or infinity."""
-        base, tuned = self.base.read(parameter, self.device), self.tuned.read(parameter, self.device)
-        weight_norm = _finite_norm(base, parameter, self.base)
-        _finite_norm(tuned, parameter, self.tuned)
-        delta = tuned - base
-        return Change(delta, _norm(delta), weight_norm)
+        """Return what training did to one tensor; InputError if either checkpoint holds NaN or infinity there.
 
+        InputError too if the tuned checkpoint has other rows; `check`, told the targets, finds that before any work.
+        """
+        if self.rows(parameter):
+            raise InputError(
+                f"{parameter.name}: the vocabulary sizes differ, and an adapter adds no rows; leave it out"
+            )
+        delta = torch.empty(parameter.shape, dtype=torch.float32, device=self.device)
+        norms = self._measure(parameter, delta.view(-1))
+        return Change(norms.delta_norm, norms.weight_norm, norms.noise_norm, delta)
 
-def _norm(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    def norms(self, parameter: Parameter) -> Norms:
+        """Return the norms of one tensor's change, over the rows that both checkpoints have; InputError as `change`.
 
+        Nothing is held in memory but one piece of either checkpoint, however large the tensor is.
+        """
+        return self._measure(parameter, None)
 
-def _finite_norm(tensor: Tensor, parameter: Parameter, checkpoint: Checkpoint) -> float:
-    """Return the norm; squares of fp32 numbers cannot overflow fp64, so it is finite unless an element is not."""
-    norm = _norm(tensor)
-    if not math.isfinite(norm):
+    def rows(self, parameter: Parameter) -> tuple[int, int] | None:
+        """Return the numbers of rows of the base's and of the tuned tensor if they differ, else None."""
+        base, tuned = self.base.info(parameter).shape, self.tuned.info(parameter).shape
+        return (base[0], tuned[0]) if base[:1] != tuned[:1] else None
+
+    def excluded(self, layout: Layout, targets: Sequence[Linear]) -> Iterator[Excluded]:
+        """Yield every tensor that is no target's weight, with the norm of its change and the reason; tied ones once."""
+        factorised = {linear.weight for linear in targets}
+        for parameter in layout.parameters:
+            if not factorised & set(parameter.names):
+                rows = self.rows(parameter)
+                resized = rows and f"vocabulary {rows[0]} -> {rows[1]}: common rows only"
+                reason = resized or parameter.reason or "not a target"
+                yield Excluded(parameter.name, self.norms(parameter).delta_norm, reason)
+
+    def _measure(self, parameter: Parameter, into: Tensor | None) -> Norms:
+        """Return the norms, and write the change into `into`, a flat tensor, if there is one."""
+        base, tuned = self.base.read(parameter), self.tuned.read(parameter)
+        if base.shape != tuned.shape:  # `check` has let pass only tensors with other numbers of rows
+            shared = min(len(base), len(tuned))
+            base, tuned = base[:shared], tuned[:shared]
+        noise = RoundingNoise(tuned.dtype)
+        delta_square = weight_square = 0.0
+        start = 0
+        for was, now in zip(_pieces(base, self.device), _pieces(tuned, self.device), strict=True):
+            moved = (now - was).float()
+            if into is not None:
+                into[start : start + len(moved)] = moved
+            start += len(moved)
+            delta_square += _square(moved)
+            weight_square += _square(was)
+            noise.add(now)
+        self._check_finite(parameter, weight_square, delta_square)
+        return Norms(math.sqrt(delta_square), math.sqrt(weight_square), noise.norm)
+
+    def _check_finite(self, parameter: Parameter, weight_square: float, delta_square: float) -> None:
+        """Squares of fp32 numbers cannot overflow fp64, so a sum is finite unless an element is not."""
+        if not math.isfinite(weight_square):
+            self._refuse(parameter, self.base)
+        if not math.isfinite(delta_square):
+            self._refuse(parameter, self.tuned)
+
+    @staticmethod
+    def _refuse(parameter: Parameter, checkpoint: Checkpoint) -> None:
         raise InputError(f"{parameter.name} of the {checkpoint.label} holds NaN or infinity ({checkpoint.folder})")
-    return norm
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a number"
+def _pieces(tensor: Tensor, device: torch.device | None = None) -> Iterator[Tensor]:
+    """Yield a mapped tensor's values in order, flat, in fp32 (fp64 where it is stored so), on the device."""
+    device = device or torch.device("cpu")
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    flat, size = tensor.reshape(-1), PIECE.get(device.type, PIECE["cuda"])
+    for start in range(0, flat.numel(), size):
+        yield flat[start : start + size].to(device, dtype)
+
+
+def _square(tensor: Tensor) -> float:
+    """Return the sum of squares in fp64."""
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
+
+
+def _shared_prefixes(names: Iterable[str]) -> Iterator[str]:
+    """Yield the leading parts that all names share, with their dots: "module.", "module.model."."""
+    paths = [name.split(".")[:-1] for name in names]
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            return
+        shared.append(parts[0])
+        yield ".".join(shared) + "."

@@ -1,102 +1,90 @@
-"""Four panels of a spectrum: singular values per layer type, energy and error against rank, energy by depth."""
+"""The figures of an export: each answers the one question that is its title, and four of them make an overview."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from trainables.export.spectrum import LayerSpectrum, Spectrum, by_depth, energy, error
+from trainables.export import depth_panels, figure_style, rank_panels
+from trainables.export.figure_style import Panel
+from trainables.export.functional_panel import functional_gain
+from trainables.export.spectrum import FunctionalGain, Spectrum
+from trainables.export.words import percent, two_digits
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
-"""Okabe and Ito's palette; black is kept for all layers together (https://jfly.uni-koeln.de/color)."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", ":", "-.")
-DEPTH_CURVES = 4
-"""How many ranks the panel by depth compares."""
-
-
-def draw(path: Path, spectrum: Spectrum) -> None:
-    """Write the figure as PNG, without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    values, energies, errors, depths = figure.subplots(2, 2).flat
-    _draw_values(values, spectrum)
-    _draw_against_rank(energies, spectrum, energy)
-    energies.set(title="How much of ||dW||² does a rank keep?", ylabel="energy", ylim=(0, 1.02))
-    _draw_against_rank(errors, spectrum, error)
-    errors.set(title="How far is that from dW?", ylabel="relative error, √(1 − energy)", ylim=(0, 1.02))
-    _draw_by_depth(depths, spectrum)
-    for panel in (values, energies, errors, depths):
-        panel.grid(alpha=0.25, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = energies.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(8, len(labels)), frameon=False)
-    figure.suptitle(
-        f"How low is the rank of the change?   {len(spectrum.layers)} layers, "
-        f"||dW|| / ||W|| = {spectrum.relative_delta:.2g}, {100 * spectrum.outside_share:.2g} % of ||dW||² outside them"
+OVERVIEW = "figure.png"
+FOLDER = "figures"
+OVERVIEW_SIZE = (7.2, 6.0)
+"""Inches: both columns of a paper."""
+BY_IMPORTANCE = (
+    "functional_gain",
+    "ranks_by_depth",
+    "energy_by_depth",
+    "change_by_depth",
+    "energy_by_group",
+    "error_by_rank",
+)
+"""What fills the overview beside singular values and energy: the first two of these that there are."""
+
+
+def draw_all(
+    folder: Path,
+    spectrum: Spectrum,
+    *,
+    gains: Sequence[FunctionalGain] = (),
+    ranks: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Write figure.png, and every figure alone with its numbers under figures/; return their names."""
+    found = panels(spectrum, gains, ranks)
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    with figure_style.house_rules():
+        for panel in found:
+            figure_style.write_panel(folder / FOLDER, panel)
+        figure_style.save(overview(found, spectrum), folder / OVERVIEW)
+    return [panel.name for panel in found]
+
+
+def panels(
+    spectrum: Spectrum, gains: Sequence[FunctionalGain] = (), ranks: Mapping[str, int] | None = None
+) -> list[Panel]:
+    """Return the panels that there are numbers for."""
+    found = [
+        rank_panels.singular_values(spectrum),
+        rank_panels.energy_by_rank(spectrum),
+        rank_panels.error_by_rank(spectrum),
+        rank_panels.energy_by_group(spectrum),
+        depth_panels.energy_by_depth(spectrum),
+        depth_panels.change_by_depth(spectrum),
+        depth_panels.ranks_by_depth(spectrum, ranks),
+        functional_gain(gains),
+    ]
+    return [panel for panel in found if panel is not None]
+
+
+def overview(found: Sequence[Panel], spectrum: Spectrum) -> Figure:
+    """Return singular values, energy and the two most telling others of the panels found, in one figure."""
+    by_name = {panel.name: panel for panel in found}
+    others = sorted(
+        [by_name[name] for name in BY_IMPORTANCE if name in by_name][:2], key=lambda panel: not panel.is_map
     )
-    figure.savefig(path, dpi=130)
-
-
-def _draw_values(panel: Axes, spectrum: Spectrum) -> None:
-    """Draw each singular value relative to its layer's largest, the median over the layers of a type."""
-    for name, style in _type_styles(spectrum):
-        rows = [layer.sigma / layer.sigma[0] for layer in spectrum.of_type(name) if layer.sigma[0] > 0]
-        if rows:
-            shortest = min(len(row) for row in rows)
-            median = np.median([row[:shortest] for row in rows], axis=0)
-            panel.plot(range(1, shortest + 1), np.where(median > 0, median, np.nan), **{**style, "marker": ""})
-    panel.set_yscale("log")
-    panel.set(title="How fast do the singular values fall?", ylabel="σᵢ / σ₁, median over layers")
-    _rank_axis(panel, spectrum.ranks, "index i of the singular value")
-
-
-def _draw_against_rank(panel: Axes, spectrum: Spectrum, value: Callable[[Sequence[LayerSpectrum], int], float]) -> None:
-    ranks = spectrum.ranks
-    for name, style in _type_styles(spectrum):
-        layers = spectrum.of_type(name)
-        panel.plot(ranks, [value(layers, rank) for rank in ranks], label=name, **style)
-    pooled = [value(spectrum.layers, rank) for rank in ranks]
-    panel.plot(ranks, pooled, color="black", linewidth=2.4, label="all layers, pooled", zorder=5)
-    _rank_axis(panel, ranks, "rank")
-
-
-def _draw_by_depth(panel: Axes, spectrum: Spectrum) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    ranks = spectrum.ranks[::-2][:DEPTH_CURVES][::-1]
-    for shade, rank in zip(np.linspace(0.7, 0.0, len(ranks)), ranks, strict=True):
-        curve = by_depth(spectrum.layers, lambda layers, rank=rank: energy(layers, rank))  # type: ignore[misc]
-        panel.plot(list(curve), list(curve.values()), color=str(shade), marker="o", markersize=3.5, linewidth=1.4)
-        if curve:
-            first, last = min(curve), max(curve)
-            beside: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
-            panel.annotate(f"rank {rank}", (last, curve[last]), **beside)
-            panel.set_xlim(first - 0.5, last + 0.5 + 0.14 * (last - first + 1))
-    panel.set(title="Is it the same at every depth?", xlabel="block", ylabel="energy", ylim=(0, 1.02))
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _type_styles(spectrum: Spectrum) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each layer type with its colour, marker and dash; beyond seven types the dash changes."""
-    for index, name in enumerate(spectrum.types):
-        turn, place = divmod(index, len(COLOURS))
-        dash = DASHES[turn % len(DASHES)]
-        look = {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": dash}
-        yield name, {**look, "linewidth": 1.3, "markersize": 4}
-
-
-def _rank_axis(panel: Axes, ranks: Sequence[int], label: str) -> None:
-    panel.set_xscale("log", base=2)
-    panel.set_xticks(list(ranks), [str(rank) for rank in ranks])
-    panel.minorticks_off()
-    panel.set_xlabel(label)
+    shown = [*found[:2], *others]
+    figure = figure_style.new_figure(OVERVIEW_SIZE[0], OVERVIEW_SIZE[1] / (2 if len(shown) < 3 else 1))
+    for index, panel in enumerate(shown):
+        place = figure.add_subplot(1 if len(shown) < 3 else 2, 2, index + 1)
+        panel.draw(place)
+        place.set_title(panel.question, loc="left")
+        if panel.is_by_type:
+            last = place
+        elif place.get_legend_handles_labels()[1]:
+            look: dict[str, Any] = {"loc": panel.legend_at, "ncols": 2 if panel.legend_at == "upper center" else 1}
+            place.legend(*place.get_legend_handles_labels(), **look)
+    figure_style.legend(figure, last)
+    figure.suptitle(
+        f"How low is the rank of the change?   {rank_panels.layers_of(spectrum)}, "
+        f"||dW|| / ||W|| = {two_digits(spectrum.relative_delta)}, "
+        f"{percent(spectrum.outside_share)} of ||dW||² outside them"
+    )
+    return figure

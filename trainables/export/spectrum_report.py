@@ -1,117 +1,83 @@
-"""A spectrum as files: one CSV row per layer, one per singular value, and a page of text."""
+"""The quality report of an export: a page of text, tables, facts for programs and figures, all from one spectrum.
+
+export.json says what the numbers mean; the text and the figures draw on nothing that is not in a CSV beside them.
+"""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainables.export.spectrum import LayerSpectrum, Spectrum, energy, error
+from trainables.export.spectrum import NEAR_NOISE, FunctionalGain, Spectrum, split_energy
+from trainables.export.spectrum_tables import write_depths, write_gains, write_layers, write_spectrum
+from trainables.export.spectrum_text import report_text
 
-MOST_EXCLUDED = 8
-"""How many excluded tensors the text names; export.json has all."""
-
-
-def write_layers(path: Path, spectrum: Spectrum) -> None:
-    """Write one row per layer: shape, norms, and energy and error at each rank."""
-    ranks = spectrum.ranks
-    head = ["layer", "type", "depth", "out", "in", "delta_norm", "weight_norm", "relative_delta"]
-    head += [f"{name}_{rank}" for name in ("energy", "error") for rank in ranks]
-    _write_csv(path, head, (_layer_row(layer, ranks) for layer in spectrum.layers))
-
-
-def write_spectrum(path: Path, spectrum: Spectrum) -> None:
-    """Write one row per layer and singular value; `index` counts from 1."""
-    rows = (
-        (layer.linear.name, layer.type, index, f"{sigma:.7g}")
-        for layer in spectrum.layers
-        for index, sigma in enumerate(layer.sigma, start=1)
-    )
-    _write_csv(path, ["layer", "type", "index", "sigma"], rows)
+DEFINITIONS = {
+    "energy": "sum of the leading sigma^2 / ||dW||_F^2; pooled: sums over layers above and below; a lower bound where "
+    "fewer triplets were computed than the rank asks for",
+    "error": "||dW - dW_r||_F / ||dW||_F = sqrt(1 - energy)",
+    "relative_delta": "||dW||_F / ||W||_F, W of the base",
+    "noise_norm": "Frobenius norm that rounding alone gives dW, at the precision the tuned weight is stored in",
+    "noise_sigma": "largest singular value expected of that noise, noise_norm (sqrt(out) + sqrt(in)) / sqrt(out in)",
+    "near_noise": f"0 < ||dW||_F < {NEAR_NOISE:g} noise_norm: the numbers are of the noise, not of the training",
+    "sigma": "singular value as stored, in fp32",
+    "lower, upper": "certified bounds on the singular value of dW itself",
+    "certified_bound": "largest relative error of a kept singular value, (upper - lower) / upper",
+    "failure_probability": "chance that some bound is wrong, summed over layers; 0 if none rests on chance",
+    "excluded": "share of the whole model's ||dW||_F^2, each tensor once",
+    "gain_kept": "(base loss - loss) / (base loss - tuned loss)",
+}
 
 
-def report_text(spectrum: Spectrum, notes: Sequence[str] = ()) -> str:
-    """Return the page that says how large the change is, what each rank keeps of it, and what no factor holds."""
-    return "\n".join(
-        [*_summary(spectrum), *notes, "", *_by_rank(spectrum), "", *_by_type(spectrum), *_outside(spectrum)]
-    )
+def write_report(
+    folder: Path,
+    spectrum: Spectrum,
+    *,
+    notes: Sequence[str] = (),
+    gains: Sequence[FunctionalGain] = (),
+    ranks: Mapping[str, int] | None = None,
+) -> str:
+    """Write report.txt, the tables, export.json, figure.png and figures/ into `folder`; return the text.
+
+    `notes` are lines for the head of the text, `gains` the losses of the truncated model where data is given, and
+    `ranks` the rank that each layer keeps, by name, where ranks differ.
+    """
+    from trainables.export.spectrum_figure import draw_all
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_layers(folder / "layers.csv", spectrum, ranks)
+    write_spectrum(folder / "spectrum.csv", spectrum)
+    write_depths(folder / "by_depth.csv", spectrum)
+    if gains:
+        write_gains(folder / "gains.csv", gains)
+    draw_all(folder, spectrum, gains=gains, ranks=ranks)
+    text = report_text(spectrum, notes, gains, ranks)
+    (folder / "report.txt").write_text(text + "\n", encoding="utf-8")
+    (folder / "export.json").write_text(json.dumps(facts(spectrum, notes, ranks), indent=1) + "\n", encoding="utf-8")
+    return text
 
 
-def facts(spectrum: Spectrum, notes: Sequence[str] = ()) -> dict[str, object]:
-    """Return what a program wants to know: rank, targets, and each excluded tensor's share of ||dW||^2."""
+def facts(spectrum: Spectrum, notes: Sequence[str] = (), ranks: Mapping[str, int] | None = None) -> dict[str, object]:
+    """Return what a program wants to know: rank, targets, metrics, and each excluded tensor's share of ||dW||^2."""
     total = spectrum.total or 1.0
+    split = {} if ranks is None else {"ranks": dict(ranks), "energy_kept": split_energy(spectrum.layers, ranks)}
     return {
         "rank": spectrum.rank,
         "delta_norm": spectrum.delta_norm,
         "targets": [layer.linear.name for layer in spectrum.layers],
+        **split,
+        "metrics": spectrum.metrics(),
+        "noise_norm": spectrum.noise_norm,
+        "near_noise": [layer.linear.name for layer in spectrum.near_noise],
+        "routes": spectrum.routes,
+        "sigma": "singular value as stored, in fp32",
+        "lower, upper": "certified bounds on the singular value of dW itself",
+        "certified_bound": spectrum.bound,
+        "failure_probability": spectrum.failure_probability,
         "excluded": {tensor.name: tensor.delta_norm**2 / total for tensor in spectrum.excluded},
+        "reasons": {tensor.name: tensor.reason for tensor in spectrum.excluded if tensor.reason},
         "outside_share": spectrum.outside_share,
         "notes": list(notes),
+        "definitions": DEFINITIONS,
     }
-
-
-def _layer_row(layer: LayerSpectrum, ranks: Sequence[int]) -> list[object]:
-    linear = layer.linear
-    norms = [f"{value:.7g}" for value in (layer.delta_norm, layer.weight_norm, layer.relative_delta)]
-    energies = [f"{energy([layer], rank):.7f}" for rank in ranks]
-    errors = [f"{error([layer], rank):.7f}" for rank in ranks]
-    shape = [linear.out_features, linear.in_features]
-    return [linear.name, layer.type, "" if layer.depth is None else layer.depth, *shape, *norms, *energies, *errors]
-
-
-def _summary(spectrum: Spectrum) -> Iterator[str]:
-    yield f"The change of {len(spectrum.layers)} linear layers, factorised at rank {spectrum.rank}"
-    yield f"||dW|| = {spectrum.delta_norm:.4g}, ||dW|| / ||W|| = {spectrum.relative_delta:.3g}"
-    yield f"{_percent(spectrum.outside_share)} of the model's ||dW||^2 lies outside these layers"
-    unchanged = [layer.linear.name for layer in spectrum.layers if not layer.delta_norm]
-    if unchanged:
-        yield f"{len(unchanged)} layers did not change at all, first {unchanged[0]}"
-
-
-def _by_rank(spectrum: Spectrum) -> Iterator[str]:
-    metrics = spectrum.metrics()
-    yield f"{'rank':>6} {'energy':>8} {'error':>8} {'energy, mean over layers':>26}"
-    for rank in spectrum.ranks:
-        pooled, lost, mean = (metrics[f"{name}_{rank}"] for name in ("energy", "error", "energy_mean"))
-        yield f"{rank:>6} {pooled:>8.4f} {lost:>8.4f} {mean:>26.4f}"
-    yield "energy: sum of kept sigma^2 / sum of ||dW||_F^2;  error: sqrt(1 - energy)"
-
-
-def _by_type(spectrum: Spectrum) -> Iterator[str]:
-    ranks = spectrum.ranks[::2]
-    width = max(len("type"), *(len(name) for name in spectrum.types))
-    heads = "".join(f"{f'r={rank}':>8}" for rank in ranks)
-    yield f"{'type':<{width}} {'layers':>7} {'||dW||/||W||':>13} {'of ||dW||^2':>12}   energy at{heads}"
-    for name in spectrum.types:
-        part = Spectrum(spectrum.of_type(name), (), spectrum.rank)
-        share = part.delta_norm**2 / spectrum.total if spectrum.total else 0.0
-        energies = "".join(f"{energy(part.layers, rank):>8.3f}" for rank in ranks)
-        yield (
-            f"{name:<{width}} {len(part.layers):>7} {part.relative_delta:>13.3g} {_percent(share):>12}"
-            f"   {'':9}{energies}"
-        )
-
-
-def _outside(spectrum: Spectrum) -> Iterator[str]:
-    changed = sorted((tensor for tensor in spectrum.excluded if tensor.delta_norm), key=lambda item: -item.delta_norm)
-    if not changed:
-        return
-    yield ""
-    yield "outside the factorised layers (an adapter on them cannot hold this)"
-    for tensor in changed[:MOST_EXCLUDED]:
-        yield f"{_percent(tensor.delta_norm**2 / spectrum.total):>9}  {tensor.name}"
-    rest = changed[MOST_EXCLUDED:]
-    if rest:
-        share = sum(tensor.delta_norm**2 for tensor in rest) / spectrum.total
-        yield f"{_percent(share):>9}  {len(rest)} more tensors"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(head)
-        writer.writerows(rows)

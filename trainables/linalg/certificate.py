@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 
 Route: TypeAlias = Literal["zero", "golub-kahan", "gram", "exact"]
 
+SMALL, FLOOR = 1e-2, 1e-1
+"""A value below `SMALL` of the largest, of less than a ten-thousandth of its energy, is asked for absolutely only: its
+error counts relative to `FLOOR` of the largest. dW is a difference of fp32 numbers a thousand times larger, and its own
+rounding is of that size."""
+
 
 @dataclass(frozen=True)
 class Certificate:
     """Bounds on the kept singular values sigma_1 >= ... >= sigma_r of one matrix: lower <= sigma <= upper, in fp64.
 
     `route` is the algorithm that gave the factors, `products` the number of vectors that were multiplied by the
-    matrix or its transpose. `failure_probability` is the chance, over the random numbers drawn for this
-    factorisation and whatever the matrix, that an upper bound is wrong; 0 where the bounds do not rest on chance.
+    matrix or its transpose, the bounds' included. `failure_probability` is the chance, over the random numbers drawn
+    for this factorisation and whatever the matrix, that a bound is wrong; 0 where the bounds do not rest on chance.
     """
 
     route: Route
@@ -28,6 +33,13 @@ class Certificate:
 
     @property
     def bound(self) -> float:
-        """The largest relative error that a kept singular value can have, (upper - lower) / upper; 0 for zeros."""
-        known = self.upper > 0
-        return float(np.max((self.upper - self.lower)[known] / self.upper[known], initial=0.0))
+        """The largest relative error that a kept singular value can have; for small ones see `SMALL`."""
+        return relative(self.lower, self.upper)
+
+
+def relative(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> float:
+    """Return the largest (upper - lower) / upper of bounds in descending order; small values as `SMALL` says."""
+    if not len(upper) or not upper[0]:
+        return 0.0
+    scale = np.where(upper >= SMALL * upper[0], upper, FLOOR * upper[0])
+    return float(np.max((upper - lower) / scale))

@@ -1,0 +1,78 @@
+"""What a truncated change does, not only how much of it is kept: held-out loss of base + dW_r at each rank.
+
+Energy understates function (on a small model a rank that kept 37 % of the energy kept 73 % of the loss gain), so both
+are shown. One model is in memory: its weights move from rank to rank by the triplets between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.base import InputError
+from trainables.export.ranks import kept
+from trainables.export.reload import add_change
+from trainables.export.spectrum import FunctionalGain, LayerSpectrum
+from trainables.linalg.factors import Factors
+from trainables.training.evaluation import evaluate_loss
+from trainables.training.examples import Example
+from trainables.training.models import load_model
+
+EXPORTED = "as exported"
+"""The label of the ranks that the adapter has, where they differ from layer to layer."""
+
+
+def functional_gains(
+    base: Path,
+    tuned: Path,
+    factors: Mapping[str, Factors],
+    layers: Sequence[LayerSpectrum],
+    ranks: Sequence[int],
+    examples: Sequence[Example],
+    *,
+    chosen: Mapping[str, int] | None = None,
+    pad_id: int = 0,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    log: Callable[[str], None] = lambda line: None,
+) -> list[FunctionalGain]:
+    """Return the loss of base, base + dW at each of `ranks` and at the `chosen` ranks of the layers, and tuned.
+
+    A loss is the cross-entropy in nats summed over the examples' completion tokens over their number, in fp32.
+    `ranks` are capped by what a layer has. Raises InputError for a token that one of the models does not know.
+    """
+
+    def loss_of(model: Any, label: str) -> float:
+        _check_tokens(model, examples, label)
+        options: dict[str, Any] = {"batch_size": batch_size, "precision": "fp32", "device": device, "pad_id": pad_id}
+        loss = evaluate_loss(model, examples, **options).loss
+        log(f"held-out loss of {label}: {loss:.4f}")
+        return loss
+
+    linears = [layer.linear for layer in layers]
+    model = load_model(base, device=device)
+    gains = [FunctionalGain("base", None, None, loss_of(model, "base"))]
+    have = dict.fromkeys((linear.name for linear in linears), 0)
+    wanted = [(f"rank {r}", r, {linear.name: linear.rank(r) for linear in linears}) for r in sorted(ranks)]
+    whole = sum(layer.delta_norm**2 for layer in layers)
+    for label, rank, want in [*wanted, *([(EXPORTED, None, chosen)] if chosen else [])]:
+        add_change(model, factors, want, linears, before=have)
+        have = dict(want)
+        share = kept(layers, want) / whole if whole else 1.0
+        gains.append(FunctionalGain(label, rank, share, loss_of(model, label)))
+    del model
+    gains.append(FunctionalGain("tuned", None, None, loss_of(load_model(tuned, device=device), "tuned")))
+    return gains
+
+
+def _check_tokens(model: Any, examples: Sequence[Example], label: str) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    highest = max(max(example.input_ids) for example in examples)
+    if highest >= rows:
+        raise InputError(
+            f"--data: the base's tokenizer gives a token {highest}, and the {label} model knows {rows} only: "
+            "leave out --data, or give items without it"
+        )
