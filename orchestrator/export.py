@@ -143,7 +143,12 @@ def _finished(request: Request, settings: Mapping[str, Any]) -> dict[str, Any] |
         raise UserError(
             f"--out {request.out} holds an export with other settings ({other}): name another folder, or delete it"
         )
-    return dict(known["result"])
+    return _named(request, known["result"])
+
+
+def _named(request: Request, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result: what was measured, under the names that this command uses."""
+    return {"out": str(request.out), "base": request.base.name, "tuned": request.tuned.name, **metrics}
 
 
 @contextlib.contextmanager
@@ -198,13 +203,11 @@ def _run(
         except Stopped as stopped:
             say(f"{stopped}: give the same command again")
             return STOPPED_BY[signal.Signals(stop.number or signal.SIGINT)], None
-    result = {"out": str(request.out), "base": request.base.name, "tuned": request.tuned.name, **metrics}
-    write_atomically(
-        output / adapter_export.REPORT / SETTINGS, json.dumps({"settings": settings, "result": result}, indent=1) + "\n"
-    )
+    about = json.dumps({"settings": settings, "result": metrics}, indent=1)
+    write_atomically(output / adapter_export.REPORT / SETTINGS, about + "\n")
     _place_files(request, output)
     say(f"done in {duration(time.monotonic() - lines.begun)}")
-    return 0, result
+    return 0, _named(request, metrics)
 
 
 def _place_files(request: Request, output: Path) -> None:
@@ -274,14 +277,18 @@ class Lines:
         """Say one line; the report, a page of text, is in its file."""
         if "\n" in text:
             return
-        left = f"{duration(self.seconds_left())} left" if self.now.step < self.now.total else ""
+        seconds = self.seconds_left()
+        left = "" if seconds is None else f"{duration(seconds)} left"
         self.say(f"{self.now.step:>4}/{self.now.total:<4} {left:>16}  {text}")
 
-    def seconds_left(self) -> float:
-        """Return the time that the remaining layers take at the pace so far; a guess from the first layer on."""
+    def seconds_left(self) -> float | None:
+        """Return the time that the remaining layers take at the pace so far; None before the first and after the last.
+
+        What follows the layers (loading, losses, report) is not in it.
+        """
         begun, step = self.first or (self.begun, 0)
-        done = max(1, self.now.step - step)
-        return (time.monotonic() - begun) / done * (self.now.total - self.now.step)
+        done, left = self.now.step - step, self.now.total - self.now.step
+        return (time.monotonic() - begun) / done * left if done > 0 and left > 0 else None
 
 
 def say(line: str) -> None:

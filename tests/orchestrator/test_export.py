@@ -56,7 +56,7 @@ def test_from_two_folders_to_an_adapter_that_peft_loads(folder, capsys):
     assert "4 of 4 factorised" in told.out
     assert "held-out loss" in told.out
     assert f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "{folder}/out")' in told.out
-    assert "left  layers" in told.err
+    assert "  4/4" in told.err
     assert "Warning" not in told.err + told.out
     _the_same_command_again_does_nothing(folder, capsys, data)
     _another_one_is_refused_and_names_the_difference(capsys, data)
@@ -162,6 +162,21 @@ def test_a_pair_that_does_not_fit_leaves_no_trace(folder, tmp_path_factory, caps
     complaint = capsys.readouterr().err.splitlines()[-1]
     assert complaint.startswith("orchestrator: the tuned")
     assert not (folder / "out").exists()
+
+
+def test_the_time_left_follows_the_pace_of_this_attempt(monkeypatch):
+    """Ten of twenty layers were there already; two more took four seconds, so the other eight take sixteen."""
+    from orchestrator import export as module
+    from trainables.base import Progress
+
+    clock, said = [0.0], []
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    lines = module.Lines(said.append, begun=0.0)
+    for second, step in ((100, 10), (102, 11), (104, 12), (120, 20)):
+        clock[0] = second
+        lines.progressed(Progress(step, 20))
+        assert lines.seconds_left() == {12: 16, 11: 18}.get(step)
+    assert [line.split()[0] for line in said] == ["10/20", "20/20"], "every few seconds, and at the end"
 
 
 def test_help_teaches_the_difference_between_energy_and_error(capsys):

@@ -150,12 +150,18 @@ def _gains(card: Card) -> Iterator[str]:
     for found in card.gains:
         share = gain_share(card.gains, found.loss)
         energy = "" if found.energy is None else f"{found.energy:.3f}"
-        label = found.label if found.label in ("base", "tuned") else f"base + dW at {found.label}"
-        label = "base + this adapter" if found.label == EXPORTED else label
-        yield f"| {label} | {found.loss:.4f} | {energy} | {'' if share is None else f'{100 * share:.0f} %'} |"
+        kept = "" if share is None else f"{100 * share:.0f} %"
+        yield f"| {_label(found, card)} | {found.loss:.4f} | {energy} | {kept} |"
     if gain_share(card.gains, card.gains[0].loss) is None:
         yield ""
         yield "The tuned model is no better than the base on these items: there is no improvement to keep a share of."
+
+
+def _label(found: FunctionalGain, card: Card) -> str:
+    if found.label in ("base", "tuned"):
+        return found.label
+    is_this = found.label == EXPORTED or set(card.ranks.values()) == {found.rank}
+    return "base + this adapter" if is_this else f"base + dW at {found.label}"
 
 
 def _lacks(card: Card) -> Iterator[str]:

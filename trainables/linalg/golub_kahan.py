@@ -132,14 +132,13 @@ def orthonormalise(rows: Tensor, basis: Tensor, generator: torch.Generator) -> t
         rows = rows - inside @ basis
         double = rows.double()
         lower, failed = torch.linalg.cholesky_ex(double @ double.T)
-        pivots = lower.diagonal()
-        if failed or not float(pivots.min()) > DEFICIENT * float(pivots.max()):
+        least, most = (float(pivot) for pivot in lower.diagonal().aminmax())
+        if failed or not least > DEFICIENT * most:
             rest, lower = _complete(rows, basis, generator)
             return rest, factor @ lower
         rows = torch.linalg.solve_triangular(lower, identity, upper=False).to(rows.dtype) @ rows
         factor = factor @ lower
-        is_conditioned = float(pivots.max()) < WELL_CONDITIONED * float(pivots.min())
-        if is_conditioned and float(inside.norm()) < MOSTLY_OUTSIDE * float(double.norm()):
+        if most < WELL_CONDITIONED * least and float(torch.linalg.vector_norm(inside)) < MOSTLY_OUTSIDE * most:
             break
     return rows, factor
 

@@ -72,6 +72,12 @@ def test_a_stranger_learns_what_is_kept_and_what_is_not():
     assert "Rounding noise" not in page
 
 
+def test_one_rank_for_all_layers_is_the_adapter_itself():
+    page = model_card(dataclasses.replace(CARD, ranks={"m.0.q": 1, "m.1.q": 1}, gains=[*GAINS[:2], GAINS[3]]))
+    assert "| base + this adapter | 2.0000 | 0.650 | 50 % |" in page
+    assert "| base + dW at rank 1 |" in model_card(CARD)
+
+
 def test_noise_is_flagged_where_there_is_some():
     noisy = [dataclasses.replace(found, noise_norm=found.delta_norm / 5) for found in LAYERS]
     page = model_card(dataclasses.replace(CARD, spectrum=Spectrum(noisy, (), 2)))
