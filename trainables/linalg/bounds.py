@@ -43,9 +43,9 @@ FAILURE = 1e-9
 CHECK_WIDTH = 16
 MOST_CHECK_BLOCKS = 7
 PROBES = 32
-TARGET = 0.85
+TARGET = 0.8
 """What U cannot see should be this much smaller than the last value kept: close to it, N(c) says little."""
-CHUNK = 1 << 18
+CHUNK = 1 << 17
 """Elements of A that are converted to fp64 at a time."""
 EPSILON = torch.finfo(torch.float64).eps
 

@@ -129,7 +129,7 @@ def bidiagonalise(
     basis = Bidiagonalisation(lambda v: v @ matrix.T, lambda u: u @ matrix, start, m, most, generator)
     for _ in range(int(first) - 1):
         basis.grow()
-    return _converge(basis, rank, 0.3 * tolerance)
+    return _converge(basis, rank, 0.25 * tolerance)
 
 
 def _converge(basis: Bidiagonalisation, rank: int, goal: float) -> tuple[Bidiagonalisation, Ritz] | None:
