@@ -12,13 +12,11 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from orchestrator.errors import UserError
@@ -26,8 +24,8 @@ from orchestrator.estimate import available_cpus
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.identity import differences
 from orchestrator.progress import duration
+from orchestrator.signals import STOPPED_BY, listening
 from orchestrator.store import Store, write_atomically
-from orchestrator.sweep import STOPPED_BY
 from trainables import adapter_export
 from trainables.adapter_export import AdapterExportConfig
 from trainables.base import Context, InputError, Place, Progress, Stopped
@@ -183,7 +181,8 @@ def _run(
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     checkpoints.mkdir(exist_ok=True)
-    stop, lines = Stop(), Lines(say)
+    stopped_by: list[int] = []
+    lines = Lines(say)
     context = Context(
         run_id="adapter_export",
         inputs=request.inputs,
@@ -191,10 +190,15 @@ def _run(
         checkpoints=checkpoints,
         place=place(request.device, request.threads),
         log=lines.log,
-        stop_requested=lambda: stop.number is not None,
+        stop_requested=lambda: bool(stopped_by),
     )
     steps = adapter_export.TRAINABLE.run(request.config, context)
-    with stop.listening(say):
+
+    def stop(number: int) -> None:
+        stopped_by.append(number)
+        say("stopping: the layer in hand is finished first (again to leave at once)")
+
+    with listening(stop):
         try:
             while True:
                 lines.progressed(next(steps))
@@ -202,7 +206,7 @@ def _run(
             metrics = dict(end.value)
         except Stopped as stopped:
             say(f"{stopped}: give the same command again")
-            return STOPPED_BY[signal.Signals(stop.number or signal.SIGINT)], None
+            return STOPPED_BY[stopped_by[0]], None
     about = json.dumps({"settings": settings, "result": metrics}, indent=1)
     write_atomically(output / adapter_export.REPORT / SETTINGS, about + "\n")
     _place_files(request, output)
@@ -227,30 +231,6 @@ def place(device: str, threads: int | None) -> Place:
     if cpus > (os.cpu_count() or 1):
         raise UserError(f"--threads {cpus}: this machine has {os.cpu_count()} cores")
     return Place(cpus=cpus, gpus=gpus, device="cuda" if gpus else "cpu")
-
-
-@dataclass
-class Stop:
-    """SIGINT and SIGTERM as a wish: finish the layer, then leave. A second one leaves at once."""
-
-    number: int | None = None
-
-    @contextlib.contextmanager
-    def listening(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Note the signals that arrive meanwhile."""
-
-        def note(number: int, _frame: FrameType | None) -> None:
-            if self.number is not None:
-                raise KeyboardInterrupt
-            self.number = number
-            say("stopping: the layer in hand is finished first (again to leave at once)")
-
-        before = {number: signal.signal(number, note) for number in STOPPED_BY}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @dataclass

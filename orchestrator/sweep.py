@@ -5,14 +5,11 @@ Resuming is running the same command again (contract C3): nothing here knows whe
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from cluster.base import Backend, Outcome
@@ -21,6 +18,7 @@ from orchestrator.errors import UserError
 from orchestrator.estimate import available_cpus, disk_gib, refuse_full_disk, with_costs
 from orchestrator.plan import Plan, Run
 from orchestrator.progress import Reporter, duration
+from orchestrator.signals import STOPPED_BY, listening
 from orchestrator.store import Store
 from trainables.base import InputError, Progress
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from orchestrator.views import Views
 
 ACTIONS: tuple[Action, ...] = ("cached", "run", "skipped")
-STOPPED_BY = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def check(plan: Plan, store: Store) -> None:
@@ -69,7 +66,7 @@ class Sweep:
             if item.action == "run" and self.store.is_finished(item.run.id):
                 self.store.forget(item.run.id)
         try:
-            with self._signals():
+            with listening(self._stop):
                 self.backend.run(runs, self.store, self)
         finally:
             self.backend.close()
@@ -78,7 +75,7 @@ class Sweep:
     def exit_code(self) -> int:
         """Return 0 if all ran well, 1 if some failed, 128 + the signal's number if one stopped the sweep."""
         if self.stopped_by is not None:
-            return STOPPED_BY[signal.Signals(self.stopped_by)]
+            return STOPPED_BY[self.stopped_by]
         bad = [outcome for outcome in self.outcomes if outcome.status not in ("done", "diverged")]
         return 1 if bad else 0
 
@@ -112,23 +109,11 @@ class Sweep:
 
     # -- signals ----------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into: checkpoint, then leave. A second one leaves at once."""
-
-        def stop(number: int, _frame: FrameType | None) -> None:
-            if self.stopped_by is not None:
-                raise KeyboardInterrupt
-            self.stopped_by = number
-            sys.stderr.write("stopping: the running runs leave a checkpoint (again to leave at once)\n")
-            self.backend.stop()
-
-        before = {number: signal.signal(number, stop) for number in STOPPED_BY}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _stop(self, number: int) -> None:
+        """Let every running run leave a checkpoint."""
+        self.stopped_by = number
+        sys.stderr.write("stopping: the running runs leave a checkpoint (again to leave at once)\n")
+        self.backend.stop()
 
 
 def run(

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from trainables import dataset, svd_export
+from trainables import dataset
 from trainables.base import Config, Context, InputError, Metrics, Planner, Progress, Scalar, Stopped, Trainable
 from trainables.checkpoint_files import TensorInfo, read_headers
 from trainables.data.config import DatasetConfig, kind_of
 from trainables.export.ranks import Criterion, parameters
-from trainables.targets import ALL_LINEAR, Linear, check_targets, choose, linear_shapes, read_layout, select
+from trainables.targets import ALL_LINEAR, Linear, check_targets, choose, linear_shapes
 
 if TYPE_CHECKING:
     from trainables.export.adapter import AdapterOptions
-    from trainables.export.checkpoint_pair import CheckpointPair
     from trainables.export.layer_files import LayerFiles
     from trainables.export.reload import ReloadCheck
     from trainables.export.spectrum import FunctionalGain, Spectrum
@@ -123,15 +122,18 @@ class HeldOut:
 def run(config: AdapterExportConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Factorise layer by layer; then write the adapter, load it again, measure it, and write report and page."""
     from trainables.base_models.libraries import quieten
+    from trainables.export.attempt import factorised
+    from trainables.export.spectrum import Spectrum
     from trainables.training.models import set_threads
 
     quieten()
     check(config, context.inputs)
     set_threads(context.place)
     held_out = load_held_out(config, context.inputs["base_model"])
-    spectrum, files, ranks = yield from _factorised(config, context)
-    done = len(spectrum.layers)
-    steps = _finish(config, context, Export(spectrum, files, ranks, held_out))
+    found = yield from factorised(context, ROLES, config.ranks, config.target_modules, config.layers)
+    done, ranks = len(found.layers), config.ranks.split(found.layers)
+    spectrum = Spectrum(found.layers, found.excluded, max(1, *ranks.values()))
+    steps = _finish(config, context, Export(spectrum, found.files, ranks, found.notes, held_out))
     while True:
         if context.stop_requested():
             raise Stopped(f"all {done} layers are kept; the next attempt goes on from there")
@@ -149,46 +151,8 @@ class Export:
     spectrum: Spectrum
     files: LayerFiles
     ranks: Mapping[str, int]
+    notes: Sequence[str]
     held_out: HeldOut | None
-
-
-def _open(context: Context) -> CheckpointPair:
-    from trainables.export.checkpoint_pair import Checkpoint, CheckpointPair
-    from trainables.training.models import device_of
-
-    base, tuned = (Checkpoint(context.inputs[role], label) for role, label in ROLES.items())
-    return CheckpointPair(base, tuned, device_of(context.place))
-
-
-def _factorised(
-    config: AdapterExportConfig, context: Context
-) -> Generator[Progress, None, tuple[Spectrum, LayerFiles, dict[str, int]]]:
-    """Return the spectrum, the factors' files and the chosen ranks."""
-    from trainables.export.factorise import excluded, factorise
-    from trainables.export.layer_files import LayerFiles
-    from trainables.export.spectrum import Spectrum
-
-    layout = read_layout(context.inputs["base_model"])
-    targets = choose(select(layout, config.target_modules), config.layers)
-    pair = _open(context)
-    pair.check(layout.parameters, targets=targets)
-    files = LayerFiles(context.checkpoints / svd_export.LAYERS)
-    if context.resume_from is not None:
-        files.adopt(context.resume_from.parent / svd_export.LAYERS)
-    steps = factorise(
-        pair,
-        layout,
-        targets,
-        config.ranks,
-        files.folder,
-        place=context.place,
-        stop_requested=context.stop_requested,
-        log=context.log,
-    )
-    layers = yield from svd_export._marked(steps, context.checkpoints)
-    ranks = config.ranks.split(layers)
-    spectrum = Spectrum(layers, excluded(pair, layout, targets), max(1, *ranks.values()))
-    return spectrum, files, ranks
 
 
 def _finish(config: AdapterExportConfig, context: Context, export: Export) -> Generator[None, None, Metrics]:
@@ -219,7 +183,7 @@ def _finish(config: AdapterExportConfig, context: Context, export: Export) -> Ge
     gains = _gains(config, context, export)
     yield
     (context.output / REPORT).mkdir(exist_ok=True)
-    context.log(write_report(context.output / REPORT, spectrum, gains=gains, ranks=ranks))
+    context.log(write_report(context.output / REPORT, spectrum, notes=export.notes, gains=gains, ranks=ranks))
     _write_card(config, context, export, size, checked, gains)
     return _metrics(export, size, checked, gains)
 
@@ -357,5 +321,5 @@ TRAINABLE = Trainable(
     pin=pin,
     check=check,
     cost_s=lambda config: 30.0,
-    sources=("linalg", "export", "data", "targets.py", "checkpoint_files.py", "svd_export.py"),
+    sources=("linalg", "export", "data", "targets.py", "stored_names.py", "checkpoint_files.py"),
 )

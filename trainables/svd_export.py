@@ -7,7 +7,6 @@ checkpoints: whatever cuts an export off, the next attempt computes only what no
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -19,18 +18,14 @@ from trainables.checkpoint_files import difference, read_headers
 from trainables.export.ranks import ByRank
 from trainables.targets import (
     ALL_LINEAR,
-    Layout,
     Linear,
     check_targets,
     choose,
     linear_shapes,
-    read_layout,
-    select,
 )
 
 if TYPE_CHECKING:
-    from trainables.export.checkpoint_pair import CheckpointPair
-    from trainables.export.spectrum import LayerSpectrum, Spectrum
+    from trainables.export.spectrum import Spectrum
 
 SMALLEST_EXPORT = 64
 """Studies export at least this rank whatever the model (contract C1), so it is no mistake on a smaller one."""
@@ -73,72 +68,20 @@ def check(config: SvdExportConfig, inputs: Mapping[str, Path]) -> None:
 
 def run(config: SvdExportConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Factorise layer by layer, then write the factors and the report on what they hold and what they cannot."""
-    from trainables.export.factorise import excluded, factorise
-    from trainables.export.layer_files import LayerFiles
+    from trainables.export.attempt import factorised
     from trainables.export.spectrum import Spectrum
     from trainables.export.spectrum_report import write_report
     from trainables.linalg.factors import save_factors
 
     check(config, context.inputs)
-    layout = read_layout(context.inputs["base_model"])
-    targets = choose(select(layout, config.target_modules), config.layers)
-    pair = _open(context)
-    pair.check(layout.parameters, targets=targets)
-    files = LayerFiles(context.checkpoints / LAYERS)
-    if context.resume_from is not None:
-        files.adopt(context.resume_from.parent / LAYERS)
-    layers = yield from _marked(
-        factorise(
-            pair,
-            layout,
-            targets,
-            ByRank(rank=config.rank),
-            files.folder,
-            place=context.place,
-            stop_requested=context.stop_requested,
-            log=context.log,
-        ),
-        context.checkpoints,
-    )
-    spectrum = Spectrum(layers, excluded(pair, layout, targets), config.rank)
-    shapes = {linear.name: (linear.out_features, linear.in_features, linear.rank(config.rank)) for linear in targets}
-    factors = ((name, files[name].truncated(rank)) for name, (_, _, rank) in shapes.items())
+    ranks = ByRank(rank=config.rank)
+    found = yield from factorised(context, ROLES, ranks, config.target_modules, config.layers)
+    shapes = {item.name: (item.out_features, item.in_features, item.rank(config.rank)) for item in found.targets}
+    factors = ((name, found.files[name].truncated(rank)) for name, (_, _, rank) in shapes.items())
     save_factors(context.output, shapes, factors)
-    context.log(write_report(context.output, spectrum, notes=_notes(pair, layout)))
+    spectrum = Spectrum(found.layers, found.excluded, config.rank)
+    context.log(write_report(context.output, spectrum, notes=found.notes))
     return spectrum.metrics() | _certainty(spectrum)
-
-
-def _open(context: Context) -> CheckpointPair:
-    from trainables.export.checkpoint_pair import Checkpoint, CheckpointPair
-    from trainables.training.models import device_of
-
-    base, teacher = (Checkpoint(context.inputs[role], label) for role, label in ROLES.items())
-    return CheckpointPair(base, teacher, device_of(context.place))
-
-
-def _marked(
-    steps: Generator[Progress, None, list[LayerSpectrum]], checkpoints: Path
-) -> Generator[Progress, None, list[LayerSpectrum]]:
-    """Pass the steps on, and keep the checkpoint `step-N`: N layers are whole in the folder beside it."""
-    newest: Path | None = None
-    with contextlib.closing(steps):
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                layers: list[LayerSpectrum] = end.value
-                return layers
-            if progress.step:
-                newest = _mark(checkpoints / f"step-{progress.step}", newest)
-            yield progress
-
-
-def _mark(checkpoint: Path, before: Path | None) -> Path:
-    """Make a checkpoint, which costs no copy of anything, and remove the one before it."""
-    checkpoint.mkdir(exist_ok=True)
-    if before not in (None, checkpoint):
-        before.rmdir()
-    return checkpoint
 
 
 def _certainty(spectrum: Spectrum) -> dict[str, float]:
@@ -149,20 +92,8 @@ def _certainty(spectrum: Spectrum) -> dict[str, float]:
     return {**routes, "failure_probability": spectrum.failure_probability}
 
 
-def _notes(pair: CheckpointPair, layout: Layout) -> list[str]:
-    """Return a warning where a checkpoint is stored in less than fp32: its rounding noise is part of dW."""
-    notes = []
-    for label, dtypes in zip(ROLES.values(), pair.dtypes(layout.parameters), strict=True):
-        if not {"F32", "F64"}.issuperset(dtypes):
-            stored = ", ".join(dtypes)
-            notes.append(f"note: the {label} is stored in {stored}; its rounding noise is part of dW and has full rank")
-    return notes
-
-
 ROLES = {"base_model": "base", "teacher": "teacher"}
 """The inputs, and what messages call them."""
-LAYERS = "layers"
-"""The folder of finished layers among an attempt's checkpoints."""
 
 TRAINABLE = Trainable(
     name="svd_export",
@@ -172,5 +103,5 @@ TRAINABLE = Trainable(
     roles=tuple(ROLES),
     check=check,
     cost_s=lambda config: 20.0,
-    sources=("linalg", "export", "targets.py", "checkpoint_files.py"),
+    sources=("linalg", "export", "targets.py", "stored_names.py", "checkpoint_files.py"),
 )

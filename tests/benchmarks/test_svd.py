@@ -25,7 +25,7 @@ from tests.benchmarks.smollm2 import trained_pair
 from tests.trainables.linalg.matrices import with_spectrum
 from trainables.export.checkpoint_pair import Checkpoint, CheckpointPair
 from trainables.linalg import truncated
-from trainables.linalg.truncated import TOLERANCE, truncated_svd
+from trainables.linalg.truncated import truncated_svd
 from trainables.targets import read_layout, select
 
 RANK = 64
@@ -81,7 +81,7 @@ def gram(matrix: Tensor) -> Tensor:
 def bare(matrix: Tensor) -> Tensor:
     """Block Golub-Kahan to convergence by its own estimate, vectors included; small matrices go the Gram route."""
     generator = torch.Generator().manual_seed(truncated.SEED)
-    converged = truncated.bidiagonalise(_wide(matrix), RANK, TOLERANCE, generator)
+    converged = truncated.bidiagonalise(_wide(matrix), RANK, AIM, generator)
     if converged is None:
         return gram(matrix)
     basis, ritz = converged
@@ -98,7 +98,7 @@ def floor(matrices: Sequence[Tensor]) -> tuple[float, str]:
     seconds, passes, width = 0.0, [], 0
     for matrix in map(_wide, matrices):
         generator = torch.Generator().manual_seed(truncated.SEED)
-        converged = truncated.bidiagonalise(matrix, RANK, TOLERANCE, generator)
+        converged = truncated.bidiagonalise(matrix, RANK, AIM, generator)
         if converged is None:
             continue
         basis = converged[0]

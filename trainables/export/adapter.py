@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from trainables.base import InputError
-from trainables.export.tensor_file import write_tensors
 from trainables.linalg.factors import Factors
+from trainables.linalg.tensor_file import write_tensors
 from trainables.targets import is_target, layer_types
 
 WEIGHTS = "adapter_model.safetensors"

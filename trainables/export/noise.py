@@ -15,17 +15,9 @@ import math
 import torch
 from torch import Tensor
 
-NEAR = 10.0
-"""A change of fewer than this many floors may be rounding in large part."""
-
 COARSE_FIRST = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 EXPONENT = {torch.float32: (torch.int32, 0x7F80_0000), torch.float64: (torch.int64, 0x7FF0_0000_0000_0000)}
 """Bits of a number that hold its exponent; alone, they are the power of two at or below its absolute value."""
-
-
-def is_near_noise(delta_norm: float, noise_norm: float) -> bool:
-    """Say whether a change is less than ten times its rounding-noise floor; no change at all is not noise."""
-    return 0 < delta_norm < NEAR * noise_norm
 
 
 def noise_norm(weight: Tensor) -> float:

@@ -23,6 +23,11 @@ NEAR_NOISE = 10.0
 """A change within this many times of its rounding noise is flagged: what is measured may be the noise."""
 
 
+def is_near_noise(delta_norm: float, noise_norm: float) -> bool:
+    """Say whether a change is less than `NEAR_NOISE` times its rounding-noise floor; no change at all is not noise."""
+    return 0 < delta_norm < NEAR_NOISE * noise_norm
+
+
 @dataclass(frozen=True)
 class LayerSpectrum:
     """One layer: its leading singular values in descending order, and the Frobenius norms of dW and W (fp64).
@@ -63,7 +68,7 @@ class LayerSpectrum:
     @property
     def is_near_noise(self) -> bool:
         """True if the layer changed, but by less than `NEAR_NOISE` times what rounding alone would change."""
-        return 0 < self.delta_norm < NEAR_NOISE * self.noise_norm
+        return is_near_noise(self.delta_norm, self.noise_norm)
 
     @property
     def noise_sigma(self) -> float:

@@ -7,17 +7,15 @@ whatever the layer stores: dW ~= U diag(S) V^T.
 
 from __future__ import annotations
 
-import json
-import os
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from trainables.linalg.tensor_file import write_tensors
 
 FILE = "factors.safetensors"
 
@@ -76,71 +74,21 @@ def load_factors(folder: Path) -> Mapping[str, Factors]:
     return FactorFile(folder)
 
 
-class FactorWriter:
-    """Writes `factors.safetensors` layer by layer, with the memory of one layer.
-
-    `shapes` gives (out, in, rank) of every layer beforehand, because the format puts all shapes first; the layers
-    are added in that order. The file has another name until the last of them is there.
-    """
-
-    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, int, int]]) -> None:
-        """Create the file and write its header."""
-        self.path = folder / FILE
-        self._shapes, self._waiting = shapes, list(shapes)
-        self._beside = self.path.with_name(f".{FILE}.{os.getpid()}")
-        self._stream = self._beside.open("wb")
-        self._stream.write(_header(shapes))
-
-    def add(self, layer: str, factors: Factors) -> None:
-        """Append the next layer; raises ValueError if it is not the one announced, or of another shape."""
-        if not self._waiting or layer != self._waiting[0]:
-            raise ValueError(f"expected {self._waiting[:1]}, was given {layer!r}")
-        rows, columns, rank = self._shapes[layer]
-        parts = (factors.u, factors.s, factors.vt)
-        if [tuple(part.shape) for part in parts] != [(rows, rank), (rank,), (rank, columns)]:
-            raise ValueError(f"the factors of {layer} do not have (out, in, rank) {self._shapes[layer]}")
-        for part in parts:
-            self._stream.write(part.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-        del self._waiting[0]
-
-    def __enter__(self) -> FactorWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the file its name; without its last layer it is removed, and ValueError raised if nothing else was."""
-        self._stream.close()
-        if error is None and not self._waiting:
-            self._beside.replace(self.path)
-            return
-        self._beside.unlink()
-        if error is None:
-            raise ValueError(f"{self.path.name} lacks {len(self._waiting)} layers, first {self._waiting[0]!r}")
-
-
 def save_factors(
     folder: Path, shapes: Mapping[str, tuple[int, int, int]], factors: Iterable[tuple[str, Factors]]
 ) -> Path:
-    """Write `factors.safetensors` from an iterable of (layer, factors) in the order of `shapes`; return its path.
+    """Write `factors.safetensors` layer by layer, with the memory of one layer; return its path.
 
-    Raises ValueError if a layer is missing, out of order or of another shape.
+    `shapes` gives (out, in, rank) of every layer beforehand, and `factors` the layers in that order. Raises ValueError
+    if a layer is missing, out of order or of another shape.
     """
-    with FactorWriter(folder, shapes) as writer:
-        for layer, found in factors:
-            writer.add(layer, found)
-    return writer.path
-
-
-def _header(shapes: Mapping[str, tuple[int, int, int]]) -> bytes:
-    """Return what a safetensors file begins with: the length of a JSON header, and the header."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, (rows, columns, rank) in shapes.items():
-        for part, shape in (("U", [rows, rank]), ("S", [rank]), ("Vt", [rank, columns])):
-            end = offset + 4 * torch.Size(shape).numel()
-            entries[f"{name}.{part}"] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
-            offset = end
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
+    announced: dict[str, tuple[int, ...]] = {}
+    for layer, (rows, columns, rank) in shapes.items():
+        announced |= {f"{layer}.U": (rows, rank), f"{layer}.S": (rank,), f"{layer}.Vt": (rank, columns)}
+    parts = (
+        (f"{layer}.{name}", part)
+        for layer, found in factors
+        for name, part in (("U", found.u), ("S", found.s), ("Vt", found.vt))
+    )
+    write_tensors(folder / FILE, announced, parts, torch.float32)
+    return folder / FILE

@@ -37,6 +37,9 @@ LARGEST_BASIS = 6
 LARGEST_SHARE = 0.5
 """Bases of more vectors per triplet than the one, or of more than the other share of the smaller side, do not pay."""
 LARGE = 1 << 22
+"""Elements of a matrix from which on a product with it costs more than what is done between two."""
+SURE = 0.25
+"""The share of the tolerance at which an estimated error makes a certificate likely."""
 MOST_ATTEMPTS = 3
 SAFE_TO_SQUARE = 1e-4
 """Down to this ratio of singular values, squaring in fp64 keeps eight digits of them and of their vectors."""
@@ -97,7 +100,7 @@ def _wide(matrix: Tensor, rank: int, largest: float, tolerance: float) -> Factor
 def golub_kahan(matrix: Tensor, rank: int, tolerance: float) -> Factorisation | None:
     """Return the triplets by block Golub-Kahan with a certificate, or None where it does not converge in time."""
     generator = torch.Generator().manual_seed(SEED)
-    converged = bidiagonalise(matrix, rank, tolerance, generator)
+    converged = bidiagonalise(matrix, rank, SURE * tolerance, generator)
     for _ in range(MOST_ATTEMPTS):
         if converged is None:
             return None
@@ -114,11 +117,11 @@ def golub_kahan(matrix: Tensor, rank: int, tolerance: float) -> Factorisation | 
 
 
 def bidiagonalise(
-    matrix: Tensor, rank: int, tolerance: float, generator: torch.Generator
+    matrix: Tensor, rank: int, goal: float, generator: torch.Generator
 ) -> tuple[Bidiagonalisation, Ritz] | None:
     """Return bases from which `rank` triplets (m <= n) seem to have converged, and these; None if they do not in time.
 
-    What it goes by is an estimate, not a certificate.
+    `goal` is the relative error of a singular value; what it is compared with is an estimate, not a certificate.
     """
     m, n = matrix.shape
     width = block_width(rank, m * n)
@@ -129,7 +132,7 @@ def bidiagonalise(
     basis = Bidiagonalisation(lambda v: v @ matrix.T, lambda u: u @ matrix, start, m, most, generator)
     for _ in range(int(first) - 1):
         basis.grow()
-    return _converge(basis, rank, 0.25 * tolerance)
+    return _converge(basis, rank, goal)
 
 
 def _converge(basis: Bidiagonalisation, rank: int, goal: float) -> tuple[Bidiagonalisation, Ritz] | None:

@@ -17,7 +17,7 @@ from tests.trainables.export.pairs import Pair, make_pair
 from tests.trainables.tiny_models import FAMILIES
 from trainables.base import InputError
 from trainables.export.adapter import AdapterOptions, pattern, target_names, write_adapter
-from trainables.export.tensor_file import write_tensors
+from trainables.linalg.tensor_file import write_tensors
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests.trainables.architectures import ARCHITECTURES, architecture
 from trainables.base import InputError
 from trainables.checkpoint_files import INDEX
 from trainables.export.checkpoint_pair import Checkpoint, CheckpointPair
-from trainables.export.noise import is_near_noise
+from trainables.export.spectrum import is_near_noise
 from trainables.targets import Layout, Parameter, choose, read_layout, select
 
 CPU = torch.device("cpu")

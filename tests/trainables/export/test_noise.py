@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.export.noise import RoundingNoise, is_near_noise, noise_norm
+from trainables.export.noise import RoundingNoise, noise_norm
+from trainables.export.spectrum import is_near_noise
 
 FORMATS = [torch.bfloat16, torch.float16, torch.float32]
 LOW = [torch.bfloat16, torch.float16]
