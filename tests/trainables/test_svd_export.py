@@ -28,8 +28,9 @@ from tests.trainables.export.tuned import changed, teacher
 from tests.trainables.tiny_models import FAMILIES, base_model
 from trainables import find
 from trainables.base import InputError, Place, Stopped
+from trainables.export.attempt import LAYERS
 from trainables.linalg.factors import load_factors
-from trainables.svd_export import LAYERS, ROLES, SvdExportConfig
+from trainables.svd_export import ROLES, SvdExportConfig
 
 FULL = 64
 

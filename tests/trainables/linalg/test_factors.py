@@ -40,7 +40,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
         save_factors(tmp_path, {"b": (3, 3, 1)}, [("b", made(3, 4, 1))])
     with pytest.raises(FileNotFoundError):
         load_factors(tmp_path)
-    with pytest.raises(ValueError, match="lacks 3 tensors, first .c.U"):
+    with pytest.raises(ValueError, match=r"lacks 3 tensors, first .c\.U"):
         save_factors(tmp_path, {"b": (3, 3, 1), "c": (3, 3, 1)}, [("b", made(3, 3, 1))])
     with pytest.raises(FileNotFoundError):
         load_factors(tmp_path)
