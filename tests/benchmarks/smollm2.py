@@ -10,8 +10,11 @@ from tests.trainables.driver import drive
 from trainables.base import Place
 
 
-def trained_pair(folder: Path) -> tuple[Path, Path]:
-    """Return base and teacher; they are those of EXPORT_BASE and EXPORT_TUNED, or fetched and trained (2 minutes)."""
+def trained_pair(folder: Path, **settings: object) -> tuple[Path, Path]:
+    """Return base and teacher; they are those of EXPORT_BASE and EXPORT_TUNED, or fetched and trained (2 minutes).
+
+    `settings` are the teacher's, in place of the scale's.
+    """
     if "EXPORT_BASE" in os.environ:
         return Path(os.environ["EXPORT_BASE"]), Path(os.environ["EXPORT_TUNED"])
     inputs: dict[str, Path] = {}
@@ -19,7 +22,7 @@ def trained_pair(folder: Path) -> tuple[Path, Path]:
     for stage, config in (
         ("base_model", LAPTOP.base_model),
         ("dataset", LAPTOP.dataset),
-        ("teacher", {**LAPTOP.training, **LAPTOP.teacher}),
+        ("teacher", {**LAPTOP.training, **LAPTOP.teacher, **settings}),
     ):
         drive(stage, dict(config), folder / stage, inputs=dict(inputs), place=place)
         inputs[stage] = folder / stage

@@ -122,7 +122,8 @@ def _certainty(spectrum: Spectrum) -> Iterator[str]:
         return
     chance = spectrum.failure_probability
     bound = rounded_up(max(spectrum.bound, STORED))
-    yield f"every kept singular value to {bound} of itself, or of {SMALL:.0%} of its layer's largest if that is more"
+    yield f"every kept singular value to {bound} of itself (one below {SMALL:.0%} of its layer's largest: to a tenth"
+    yield "of that, relative to the largest)"
     if chance:
         yield f"chance that any bound is wrong, summed over layers: at most {rounded_up(chance)}"
     else:
