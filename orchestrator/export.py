@@ -8,6 +8,7 @@ command with another rank goes on from the layers of the one before.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -36,6 +37,12 @@ WORK = ".export"
 SETTINGS = "settings.json"
 INTERVAL_S = 5.0
 """Seconds between two lines on the layers."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk, and of a full quota."""
+COLUMN = 12
+"""Where the words of a line begin, after "164/210"."""
+COUNTED = "held-out loss"
+"""What a line begins with that tells of one of several like things."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,8 @@ def check_out(out: Path) -> None:
 def execute(request: Request, say: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:
     """Make the adapter, or say that it is there already; return the exit code and the result.
 
-    Raises InputError for what is wrong with the checkpoints, the data or the folder, and leaves no trace then.
+    Raises InputError for what is wrong with the checkpoints, the data or the folder, and leaves no trace then, unless
+    layers are finished: these are kept for the next try, and UserError says so.
     """
     check_out(request.out)
     config = adapter_export.pin(request.config, FilePlanner(Store(request.work)))
@@ -136,7 +144,10 @@ def _finished(request: Request, settings: Mapping[str, Any]) -> dict[str, Any] |
     if not path.is_file():
         return None
     known = json.loads(path.read_text(encoding="utf-8"))
-    other = next(differences(known["settings"], settings), None)
+    other = next(map(str, differences(known["settings"], settings)), None)
+    for role in ("base", "tuned"):  # sizes and times tell a reader nothing
+        if known["settings"][role] != settings[role]:
+            other = f"--{role} has other files than it had, or later ones"
     if other is not None:
         raise UserError(
             f"--out {request.out} holds an export with other settings ({other}): name another folder, or delete it"
@@ -165,11 +176,13 @@ def _lock(request: Request) -> Iterator[None]:
             raise UserError(f"another export is writing to --out {request.out}: wait for it, or stop it") from None
         try:
             yield
-        except InputError:
-            if not any(request.work.rglob("*.safetensors")):
-                shutil.rmtree(request.work)
-                if not was_there:
-                    request.out.rmdir()
+        except InputError as error:
+            kept = len(list(request.work.rglob("checkpoints/*/*.safetensors")))
+            if kept:
+                raise UserError(f"{error}; {kept} finished layers are kept in {request.work} for a next try") from None
+            shutil.rmtree(request.work)
+            if not was_there:
+                request.out.rmdir()
             raise
 
 
@@ -196,9 +209,9 @@ def _run(
 
     def stop(number: int) -> None:
         stopped_by.append(number)
-        say("stopping: the layer in hand is finished first (again to leave at once)")
+        say("stopping: what is in hand is finished first (again to leave at once)")
 
-    with listening(stop):
+    with listening(stop), _disk_space(request):
         try:
             while True:
                 lines.progressed(next(steps))
@@ -207,11 +220,22 @@ def _run(
         except Stopped as stopped:
             say(f"{stopped}: give the same command again")
             return STOPPED_BY[stopped_by[0]], None
-    about = json.dumps({"settings": settings, "result": metrics}, indent=1)
-    write_atomically(output / adapter_export.REPORT / SETTINGS, about + "\n")
+        about = json.dumps({"settings": settings, "result": metrics}, indent=1)
+        write_atomically(output / adapter_export.REPORT / SETTINGS, about + "\n")
     _place_files(request, output)
     say(f"done in {duration(time.monotonic() - lines.begun)}")
     return 0, _named(request, metrics)
+
+
+@contextlib.contextmanager
+def _disk_space(request: Request) -> Iterator[None]:
+    """Turn a full disk, or a full quota, into a mistake with a way out."""
+    try:
+        yield
+    except Exception as error:  # safetensors' own kind has no number, only what the system said
+        if getattr(error, "errno", None) in FULL or any(f"(os error {number})" in str(error) for number in FULL):
+            raise UserError(f"no space is left for --out {request.out}: make some, and try again") from None
+        raise
 
 
 def _place_files(request: Request, output: Path) -> None:
@@ -242,29 +266,39 @@ class Lines:
     last: float = -INTERVAL_S
     first: tuple[float, int] | None = None
     now: Progress = field(default_factory=lambda: Progress(0, 0))
+    has_layers: bool = False
+    """True once the layers are done: what is counted then says so itself, line by line."""
 
     def progressed(self, progress: Progress) -> None:
-        """Note a layer; every few seconds, and at the last one, say how far it is."""
+        """Note a layer; every few seconds, and at the last one, say how far it is. Likewise what is counted later."""
         moment = time.monotonic()
+        if progress.step < self.now.step:  # counted anew
+            self.first, self.has_layers = None, True
         self.first = self.first or (moment, progress.step)
-        is_new = progress != self.now
+        is_new, is_last = progress != self.now, progress.step == progress.total
         self.now = progress
-        if is_new and (moment - self.last >= INTERVAL_S or progress.step == progress.total):
+        if is_new and not self.has_layers and (moment - self.last >= INTERVAL_S or is_last):
             self.last = moment
-            self.log("layers")
+            self._count("layers")
 
     def log(self, text: str) -> None:
         """Say one line; the report, a page of text, is in its file."""
         if "\n" in text:
             return
+        if text.startswith(COUNTED):
+            self._count(text)
+        else:
+            self.say(f"{'':{COLUMN}}{text}")
+
+    def _count(self, text: str) -> None:
         seconds = self.seconds_left()
-        left = "" if seconds is None else f"{duration(seconds)} left"
-        self.say(f"{self.now.step:>4}/{self.now.total:<4} {left:>16}  {text}")
+        left = "" if seconds is None else f", {duration(seconds)} left"
+        self.say(f"{self.now.step:>4}/{self.now.total:<{COLUMN - 5}}{text}{left}")
 
     def seconds_left(self) -> float | None:
-        """Return the time that the remaining layers take at the pace so far; None before the first and after the last.
+        """Return the time that the rest takes at the pace so far; None before the first of them and after the last.
 
-        What follows the layers (loading, losses, report) is not in it.
+        Layers and losses are told apart; what else follows the layers (loading, report) is in neither.
         """
         begun, step = self.first or (self.begun, 0)
         done, left = self.now.step - step, self.now.total - self.now.step

@@ -69,6 +69,27 @@ def pickled(base):
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
 
 
+def rewritten(change):
+    """Return what writes a model's weights again as `change` makes them of the tensors by name."""
+
+    def write_again(base):
+        from safetensors.torch import load_file, save_file
+
+        path = base / "model.safetensors"
+        save_file(change(load_file(path)), path, {"format": "pt"})
+
+    return write_again
+
+
+def scattered(tensors):
+    return {name: tensor.new_empty(0) for name, tensor in tensors.items()}
+
+
+def quantised(tensors):
+    return {name.replace("proj.weight", "proj.qweight"): tensor for name, tensor in tensors.items()}
+
+
+scatter, quantise = rewritten(scattered), rewritten(quantised)
 FILE = ["--set", "dataset.source=train.json"]
 BASE = ["--set", "base_model.source=./base"]
 EXPORT = ["export", "--base", "./base", "--tuned", "./base", "--out", "out"]
@@ -209,6 +230,13 @@ MISTAKES = {
         [*EXPORT, "--rank", "4", "--layers", "0-99,atention"],
         "Did you mean 'attention'?",
     ),
+    "export of the base itself": (of_model(nothing), [*EXPORT, "--rank", "4"], "equals the base in every tensor"),
+    "export of shards that ZeRO-3 did not gather": (
+        of_model(scatter),
+        [*EXPORT, "--rank", "4"],
+        "DeepSpeed ZeRO-3 without gathering its shards",
+    ),
+    "export of a quantised model": (of_model(quantise), [*EXPORT, "--rank", "4"], "is quantised by GPTQ or AWQ"),
     "export with too small a budget": (of_model(nothing), [*EXPORT, "--budget", "9"], "below rank 1 of the smallest"),
     "export into another folder's files": (
         data("mine", "out/thesis.txt"),

@@ -17,11 +17,13 @@ from trainables import dataset
 from trainables.base import Config, Context, InputError, Metrics, Planner, Progress, Scalar, Stopped, Trainable
 from trainables.checkpoint_files import TensorInfo, read_headers
 from trainables.data.config import DatasetConfig, kind_of
+from trainables.export.misfit import unusable
 from trainables.export.ranks import Criterion, parameters
 from trainables.targets import ALL_LINEAR, Linear, check_targets, choose, linear_shapes
 
 if TYPE_CHECKING:
     from trainables.export.adapter import AdapterOptions
+    from trainables.export.attempt import Opened
     from trainables.export.layer_files import LayerFiles
     from trainables.export.reload import ReloadCheck
     from trainables.export.spectrum import FunctionalGain, Spectrum
@@ -82,9 +84,14 @@ def pin(config: AdapterExportConfig, planner: Planner) -> AdapterExportConfig:
 
 
 def check(config: AdapterExportConfig, inputs: Mapping[str, Path]) -> None:
-    """Raise InputError for what can be told without a model: choice of layers, a budget too small, unusable data."""
-    if "base_model" in inputs:
-        targets = _targets_of_header(config, read_headers(inputs["base_model"]))
+    """Raise InputError for what can be told without a model: choice of layers, a budget too small, unusable files."""
+    headers = {role: read_headers(inputs[role]) for role in ROLES if role in inputs}
+    for role, found in headers.items():
+        useless = unusable(found, ROLES[role], inputs[role])
+        if useless:
+            raise InputError(useless)
+    if "base_model" in headers:
+        targets = _targets_of_header(config, headers["base_model"])
         config.ranks.first(targets)
     if config.data is not None:
         _check_data(config.data, inputs)
@@ -122,7 +129,7 @@ class HeldOut:
 def run(config: AdapterExportConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Factorise layer by layer; then write the adapter, load it again, measure it, and write report and page."""
     from trainables.base_models.libraries import quieten
-    from trainables.export.attempt import factorised
+    from trainables.export.attempt import factorised, opened
     from trainables.export.spectrum import Spectrum
     from trainables.training.models import set_threads
 
@@ -130,7 +137,14 @@ def run(config: AdapterExportConfig, context: Context) -> Generator[Progress, No
     check(config, context.inputs)
     set_threads(context.place)
     held_out = load_held_out(config, context.inputs["base_model"])
-    found = yield from factorised(context, ROLES, config.ranks, config.target_modules, config.layers)
+    context.log("comparing the two models")
+    pair = opened(context, ROLES, config.target_modules, config.layers)
+    pair.check_changed()
+    if held_out is not None:
+        _check_vocabularies(held_out, pair)
+    for note in pair.notes:
+        context.log(note)
+    found = yield from factorised(context, pair, config.ranks)
     done, ranks = len(found.layers), config.ranks.split(found.layers)
     spectrum = Spectrum(found.layers, found.excluded, max(1, *ranks.values()))
     steps = _finish(config, context, Export(spectrum, found.files, ranks, found.notes, held_out))
@@ -138,10 +152,20 @@ def run(config: AdapterExportConfig, context: Context) -> Generator[Progress, No
         if context.stop_requested():
             raise Stopped(f"all {done} layers are kept; the next attempt goes on from there")
         try:
-            next(steps)
+            progress = next(steps)
         except StopIteration as end:
             return dict(end.value)
-        yield Progress(done, done)
+        yield progress
+
+
+def _check_vocabularies(held_out: HeldOut, found: Opened) -> None:
+    """Raise InputError if one of the models does not know a token of the data: now, and not after the last layer."""
+    from trainables.export.functional import check_tokens
+
+    for parameter in found.layout.parameters:
+        if parameter.has_vocabulary_rows:
+            for checkpoint in (found.pair.base, found.pair.tuned):
+                check_tokens(held_out.examples, checkpoint.info(parameter).shape[0], checkpoint.label)
 
 
 @dataclass(frozen=True)
@@ -155,8 +179,8 @@ class Export:
     held_out: HeldOut | None
 
 
-def _finish(config: AdapterExportConfig, context: Context, export: Export) -> Generator[None, None, Metrics]:
-    """Write everything else; every yield is a point to stop at."""
+def _finish(config: AdapterExportConfig, context: Context, export: Export) -> Generator[Progress, None, Metrics]:
+    """Write everything else; every yield is a point to stop at. Measuring losses counts anew, from 0."""
     from trainables.export.adapter import write_adapter
     from trainables.export.reload import check_reload
     from trainables.export.spectrum_report import write_report
@@ -164,7 +188,8 @@ def _finish(config: AdapterExportConfig, context: Context, export: Export) -> Ge
 
     base, folder = context.inputs["base_model"], context.output / ADAPTER
     spectrum, ranks = export.spectrum, export.ranks
-    context.log(f"ranks by {config.ranks.said}; writing the adapter")
+    done = Progress(len(spectrum.layers), len(spectrum.layers))
+    context.log(f"writing the adapter: {config.ranks.said}")
     size = write_adapter(
         folder,
         base,
@@ -174,21 +199,23 @@ def _finish(config: AdapterExportConfig, context: Context, export: Export) -> Ge
         base_name=config.base_name or str(base),
         base_revision=config.base_revision,
     )
-    yield
-    context.log("loading the adapter again, to compare logits")
+    yield done
+    context.log("loading it again, to compare logits")
     linears = [layer.linear for layer in spectrum.layers]
     device = device_of(context.place)
     checked = check_reload(base, folder, export.files, ranks, linears, dtype=config.dtype, device=device)
-    yield
-    gains = _gains(config, context, export)
-    yield
+    yield done
+    gains = yield from _gains(config, context, export)
+    context.log("writing the report")
     (context.output / REPORT).mkdir(exist_ok=True)
     context.log(write_report(context.output / REPORT, spectrum, notes=export.notes, gains=gains, ranks=ranks))
     _write_card(config, context, export, size, checked, gains)
     return _metrics(export, size, checked, gains)
 
 
-def _gains(config: AdapterExportConfig, context: Context, export: Export) -> list[FunctionalGain]:
+def _gains(
+    config: AdapterExportConfig, context: Context, export: Export
+) -> Generator[Progress, None, list[FunctionalGain]]:
     """Return the losses of base, tuned and the ranks whose triplets are all known; none without data."""
     from trainables.export.functional import functional_gains
     from trainables.export.spectrum import known_rank
@@ -198,18 +225,20 @@ def _gains(config: AdapterExportConfig, context: Context, export: Export) -> lis
         return []
     layers, chosen = export.spectrum.layers, set(export.ranks.values())
     known = known_rank(layers, export.spectrum.rank)
-    return functional_gains(
-        context.inputs["base_model"],
-        context.inputs["teacher"],
-        export.files,
-        layers,
-        [rank for rank in export.spectrum.ranks if rank <= known],
-        export.held_out.examples,
-        chosen=export.ranks if len(chosen) > 1 else None,
-        pad_id=export.held_out.pad_id,
-        batch_size=context.place.evaluation_batch_size,
-        device=device_of(context.place),
-        log=context.log,
+    return (
+        yield from functional_gains(
+            context.inputs["base_model"],
+            context.inputs["teacher"],
+            export.files,
+            layers,
+            [rank for rank in export.spectrum.ranks if rank <= known],
+            export.held_out.examples,
+            chosen=export.ranks if len(chosen) > 1 else None,
+            pad_id=export.held_out.pad_id,
+            batch_size=context.place.evaluation_batch_size,
+            device=device_of(context.place),
+            log=context.log,
+        )
     )
 
 
@@ -237,6 +266,7 @@ def _write_card(
         gains=gains,
         data=export.held_out.name if export.held_out else "",
         items=len(export.held_out.examples) if export.held_out else 0,
+        notes=export.notes,
     )
     (context.output / ADAPTER / "README.md").write_text(model_card(card), encoding="utf-8")
 
@@ -253,6 +283,7 @@ def _metrics(export: Export, size: int, checked: ReloadCheck, gains: Sequence[Fu
         "energy": kept,
         "error": max(0.0, 1 - kept) ** 0.5,
         "parameters": size,
+        "layer_parameters": sum(layer.linear.out_features * layer.linear.in_features for layer in layers),
         "smallest_rank": min(ranks),
         "largest_rank": max(ranks),
         "layers_adapted": len(ranks),

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from trainables.base import Config, Context, InputError, Metrics, Progress, Trainable
 from trainables.checkpoint_files import difference, read_headers
+from trainables.export.misfit import unusable
 from trainables.export.ranks import ByRank
 from trainables.targets import (
     ALL_LINEAR,
@@ -47,10 +48,15 @@ class SvdExportConfig(Config):
 
 
 def check(config: SvdExportConfig, inputs: Mapping[str, Path]) -> None:
-    """Raise InputError for targets that match nothing, a rank no layer has, or a teacher of another shape."""
+    """Raise InputError for weights no one can read, targets that match nothing, a rank or teacher that does not fit."""
     if "base_model" not in inputs:
         return
-    base = read_headers(inputs["base_model"])
+    headers = {role: read_headers(inputs[role]) for role in ROLES if role in inputs}
+    for role, found in headers.items():
+        useless = unusable(found, ROLES[role], inputs[role])
+        if useless:
+            raise InputError(useless)
+    base = headers["base_model"]
     shapes = linear_shapes(base)
     check_targets(config.target_modules, shapes)
     choose([Linear(name, shape[0], shape[1]) for name, shape in shapes.items()], config.layers)
@@ -60,22 +66,22 @@ def check(config: SvdExportConfig, inputs: Mapping[str, Path]) -> None:
             f"svd_export rank {config.rank}, made for the largest student.rank, is above what any layer of the base "
             f"model has; use a student.rank of at most {largest}"
         )
-    if "teacher" in inputs:
-        differs = difference(read_headers(inputs["teacher"]), base)
+    if "teacher" in headers:
+        differs = difference(headers["teacher"], base)
         if differs:
             raise InputError(f"the teacher is no checkpoint of the base model: {differs}")
 
 
 def run(config: SvdExportConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Factorise layer by layer, then write the factors and the report on what they hold and what they cannot."""
-    from trainables.export.attempt import factorised
+    from trainables.export.attempt import factorised, opened
     from trainables.export.spectrum import Spectrum
     from trainables.export.spectrum_report import write_report
     from trainables.linalg.factors import save_factors
 
     check(config, context.inputs)
-    ranks = ByRank(rank=config.rank)
-    found = yield from factorised(context, ROLES, ranks, config.target_modules, config.layers)
+    pair = opened(context, ROLES, config.target_modules, config.layers)
+    found = yield from factorised(context, pair, ByRank(rank=config.rank))
     shapes = {item.name: (item.out_features, item.in_features, item.rank(config.rank)) for item in found.targets}
     factors = ((name, found.files[name].truncated(rank)) for name, (_, _, rank) in shapes.items())
     save_factors(context.output, shapes, factors)

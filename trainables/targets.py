@@ -118,6 +118,8 @@ def check_targets(target_modules: str | Sequence[str], modules: Iterable[str]) -
 
 
 def _no_match(name: str, known: list[str]) -> str:
+    if not known:
+        return f"target_modules={name!r} matches nothing: no tensor of the model is a linear layer's weight"
     near = difflib.get_close_matches(name.rpartition(".")[2], [*known, ALL_LINEAR], n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"target_modules={name!r} matches no linear layer of the model.{hint} Linear layers: {', '.join(known)}."

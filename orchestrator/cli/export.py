@@ -185,20 +185,20 @@ def _literal(text: str) -> Any:
 
 def _told(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was kept, how it was checked, what to beware of, and how to load it."""
+    from trainables.export.words import percent
+
     low, high = result["smallest_rank"], result["largest_rank"]
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
-    yield f"{result['out']}: a LoRA adapter of {result['parameters']:,} parameters"
+    size = percent(result["parameters"] / result["layer_parameters"])
+    yield f"{result['out']}: a LoRA adapter of {result['parameters']:,} parameters, {size} of its layers' own"
     yield f"  layers    {result['layers_adapted']} of {result['layers']} factorised, {ranks}"
-    yield (
-        f"  keeps     {100 * result['energy']:.2f} % of these layers' ||dW||^2 (energy {result['energy']:.4f}, "
-        f"relative error {result['error']:.4f})"
-    )
-    yield f"  outside   {100 * result['outside_share']:.2g} % of the model's ||dW||^2 is in tensors that it cannot hold"
+    yield f"  keeps     {percent(result['energy'])} of these layers' ||dW||^2 (relative error {result['error']:.3f})"
+    yield f"  outside   {percent(result['outside_share'])} of the model's ||dW||^2 lies outside these layers"
     if "loss_adapter" in result:
         share = result["functional_gain"]
         said = "the tuned model is no better here" if share is None else f"{100 * share:.0f} % of the improvement"
-        losses = f"base {result['loss_base']:.4f}, tuned {result['loss_tuned']:.4f}"
-        yield f"  function  held-out loss {result['loss_adapter']:.4f} ({losses}): {said}"
+        losses = f"base {result['loss_base']:.3f}, tuned {result['loss_tuned']:.3f}"
+        yield f"  function  held-out loss {result['loss_adapter']:.3f} ({losses}): {said}"
     yield (
         f"  checked   loaded by PEFT, its logits differ from those of base + dW by {result['reload_difference']:.1e} "
         f"of the change (rounding: up to {result['reload_tolerance']:.1e})"
@@ -206,8 +206,10 @@ def _told(result: Mapping[str, Any]) -> Iterator[str]:
     if result["near_noise_layers"]:
         yield (
             f"  WARNING   {result['near_noise_layers']} of {result['layers']} layers changed by less than ten times "
-            "the rounding noise of the stored weights: energies understate; save the tuned model in fp32 if you can"
+            "the rounding noise of the stored weights."
         )
+        yield "            There the adapter and its energies are of that noise as much as of the training:"
+        yield "            export a tuned model that was saved in fp32, if there is one."
     yield f"  report    {result['out']}/report/report.txt"
     model = f"AutoModelForCausalLM.from_pretrained({json.dumps(result['base'], ensure_ascii=False)})"
     yield f"  load it   PeftModel.from_pretrained({model}, {json.dumps(result['out'], ensure_ascii=False)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from orchestrator.__main__ import main
@@ -55,6 +57,10 @@ def test_from_two_folders_to_an_adapter_that_peft_loads(folder, capsys):
     assert names == {f"transformer.h.1.{part}" for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
     assert "4 of 4 factorised" in told.out
     assert "held-out loss" in told.out
+    report = json.loads((folder / "out" / "report" / "export.json").read_text())
+    assert (
+        f"outside   {100 * report['outside_share']:.1f} % of the model's ||dW||^2 lies outside these layers" in told.out
+    )
     assert f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "{folder}/out")' in told.out
     assert "  4/4" in told.err
     assert "Warning" not in told.err + told.out
@@ -76,6 +82,12 @@ def _the_same_command_again_does_nothing(folder, capsys, data):
 def _another_one_is_refused_and_names_the_difference(capsys, data):
     assert export("--error", "0.4", "--layers", "attention,mlp", "--layers", "1", *data) == 2
     assert "other settings (config.ranks.error 0.5 -> 0.4)" in capsys.readouterr().err
+    tuned = Path("tuned").resolve()
+    Path("tuned").unlink()
+    shutil.copytree(tuned, "tuned")
+    os.utime("tuned/model.safetensors", (1, 1))
+    assert export("--error", "0.5", "--layers", "attention,mlp", "--layers", "1", *data) == 2
+    assert "(--tuned has other files than it had, or later ones)" in capsys.readouterr().err
 
 
 def test_a_hub_id_means_its_cached_commit_and_is_what_the_adapter_names(folder, pair, monkeypatch, capsys):
@@ -164,6 +176,44 @@ def test_a_pair_that_does_not_fit_leaves_no_trace(folder, tmp_path_factory, caps
     assert not (folder / "out").exists()
 
 
+def test_a_tuned_model_that_is_the_base_is_said_to_be_that_and_leaves_no_trace(folder, capsys):
+    assert main(["export", "--base", "base", "--tuned", "base", "--rank", "2", "--out", "out"]) == 2
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert complaint.startswith("orchestrator: the tuned model equals the base in every tensor")
+    assert not (folder / "out").exists()
+
+
+def test_layers_that_are_finished_when_a_mistake_is_found_are_kept_and_said_to_be(folder, pair, capsys):
+    """NaN in the last layer is found when its turn comes; the layers before it need not be computed again."""
+    shutil.copytree(pair.tuned, folder / "spoilt")
+    tensors = load_file(folder / "spoilt" / "model.safetensors")
+    tensors["transformer.h.1.mlp.c_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "spoilt" / "model.safetensors", {"format": "pt"})
+    arguments = ["export", "--base", "base", "--rank", "2", "--out", "out", "--threads", "1", "--tuned", "spoilt"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "transformer.h.1.mlp.c_proj.weight of the tuned model holds NaN or infinity" in said
+    assert f"7 finished layers are kept in {folder}/out/.export" in said
+    assert main(arguments) == 2
+    assert "7 of 8 layers are there already" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_with_the_way_out_whoever_finds_it(folder):
+    from orchestrator import export as module
+    from orchestrator.errors import UserError
+
+    request = module.Request(module.Checkpoint("", folder), module.Checkpoint("", folder), None, folder / "out")
+    said = f"no space is left for --out {folder}/out: make some, and try again"
+    for found in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ):
+        with pytest.raises(UserError, match=said), module._disk_space(request):
+            raise found
+    with pytest.raises(ZeroDivisionError), module._disk_space(request):
+        _ = 1 / 0
+
+
 def test_the_time_left_follows_the_pace_of_this_attempt(monkeypatch):
     """Ten of twenty layers were there already; two more took four seconds, so the other eight take sixteen."""
     from orchestrator import export as module
@@ -177,6 +227,18 @@ def test_the_time_left_follows_the_pace_of_this_attempt(monkeypatch):
         lines.progressed(Progress(step, 20))
         assert lines.seconds_left() == {12: 16, 11: 18}.get(step)
     assert [line.split()[0] for line in said] == ["10/20", "20/20"], "every few seconds, and at the end"
+    lines.log("writing the adapter")
+    assert said[-1].strip() == "writing the adapter", "a line that counts nothing shows no count"
+    for second, step in ((130, 0), (140, 1), (150, 2), (160, 3)):
+        clock[0] = second
+        lines.progressed(Progress(step, 3))
+        lines.log(f"held-out loss of model {step}: 1.000")
+    assert [line.split(maxsplit=1)[1] for line in said[-3:]] == [
+        "held-out loss of model 1: 1.000, 20 s left",
+        "held-out loss of model 2: 1.000, 10 s left",
+        "held-out loss of model 3: 1.000",
+    ]
+    assert [line.split()[0] for line in said[-3:]] == ["1/3", "2/3", "3/3"]
 
 
 def test_help_teaches_the_difference_between_energy_and_error(capsys):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.trainables import tiny_models
@@ -71,8 +73,6 @@ def test_every_layer_keeps_the_energy_that_was_asked_for_and_no_triplet_more(pai
 
 
 def _adapter(folder):
-    from safetensors.torch import load_file
-
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
@@ -92,7 +92,7 @@ def test_losses_come_with_the_report_and_the_page(pair, whole):
     page = (folder / "adapter" / "README.md").read_text()
     report = (folder / "report" / "report.txt").read_text()
     assert "on 7 items of questions.json" in page
-    assert f"{losses['loss_adapter']:.4f}" in page
+    assert f"{losses['loss_adapter']:.3f}" in page
     assert f"{losses['loss_adapter']:.3f}" in report
     text = page + (folder / "adapter" / "adapter_config.json").read_text()
     assert str(pair.base.parent) not in text, "the page names what the user calls the models, no path of this machine"
@@ -129,10 +129,51 @@ def test_finished_layers_serve_another_criterion_and_get_more_triplets_where_it_
     assert ByEnergy(energy=0.99).unfinished(layers) == []
 
 
-def test_a_tuned_model_that_is_the_base_is_refused(pair, tmp_path):
-    both = {"base_model": pair.base, "teacher": pair.base}
-    with pytest.raises(InputError, match="equals the base in every chosen layer"):
-        execute("adapter_export", {"ranks": {"energy": 0.5}}, tmp_path / "out", inputs=both)
+@pytest.mark.parametrize("ranks", [{"rank": 2}, {"energy": 0.5}], ids=str)
+def test_a_tuned_model_that_is_the_base_is_refused_before_the_first_layer(pair, tmp_path, ranks):
+    both, seen = {"base_model": pair.base, "teacher": pair.base}, Driven()
+    with pytest.raises(InputError, match="equals the base in every tensor, so there is nothing to export"):
+        execute("adapter_export", {"ranks": ranks}, tmp_path / "out", inputs=both, into=seen)
+    assert seen.progress == []
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_layers_that_did_not_change_are_refused_although_others_did(pair, tmp_path):
+    tuned = _with(pair, tmp_path / "tuned", lambda name, was, now: was if "mlp" in name else now)
+    both = {"base_model": pair.base, "teacher": tuned}
+    said = (
+        r"equals the base in every chosen layer \(6 of them\).*it differs in model\.embed_tokens\.weight: choose other"
+    )
+    with pytest.raises(InputError, match=said):
+        execute("adapter_export", {"ranks": {"rank": 2}, "layers": [["mlp"]]}, tmp_path / "out", inputs=both)
+
+
+def test_a_token_that_the_tuned_model_does_not_know_is_found_before_the_first_layer(pair, config, tmp_path):
+    """The tuned vocabulary is cut to ten tokens; the base's tokenizer has hundreds."""
+    tuned = _with(pair, tmp_path / "tuned", lambda name, _, now: now[:10] if len(now) > 300 else now)
+    both, seen = {"base_model": pair.base, "teacher": tuned}, Driven()
+    with pytest.raises(InputError, match=r"gives a token [0-9]+, and the tuned model knows 10 only: leave out --data"):
+        execute("adapter_export", config, tmp_path / "out", inputs=both, into=seen)
+    assert seen.progress == []
+
+
+def test_another_vocabulary_is_told_at_the_start_and_on_the_page(pair, tmp_path):
+    tuned = _with(pair, tmp_path / "tuned", lambda name, _, now: now[:390] if len(now) > 300 else now)
+    config = {"ranks": {"rank": 1}, "layers": [["q_proj"]]}
+    both = {"base_model": pair.base, "teacher": tuned}
+    lines = execute("adapter_export", config, tmp_path / "out", inputs=both).lines
+    said = "the tuned model has 390 rows of vocabulary and the base 397; an adapter adds none"
+    assert lines[1].startswith(f"note: {said}")
+    assert f"T{said[1:]}" in (tmp_path / "out" / "adapter" / "README.md").read_text()
+
+
+def _with(pair, folder, change):
+    """Copy the tuned model with `change(name, base's tensor, tuned tensor)` in place of each tensor."""
+    shutil.copytree(pair.tuned, folder)
+    was, now = (load_file(path / "model.safetensors") for path in (pair.base, pair.tuned))
+    changed = {name: change(name, was[name], now[name]).contiguous() for name in now}
+    save_file(changed, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 MISTAKES = {

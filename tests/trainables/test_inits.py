@@ -5,6 +5,7 @@ import inspect
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.trainables.driver import execute
 from tests.trainables.tiny_models import FAMILIES, base_model, dataset, examples
 from trainables import inits
 from trainables.base import Context, InputError, Place
+from trainables.inits.svd import fill
 from trainables.linalg.factors import Factors, load_factors, save_factors
 from trainables.student import StudentConfig, add_adapter
 from trainables.training.models import block_linears, load_model
@@ -146,6 +148,31 @@ def test_a_layer_or_rank_that_the_export_lacks_is_named(tmp_path):
     save_factors(low, shapes, ((name, found.truncated(2)) for name, found in whole.items()))
     with pytest.raises(InputError, match=r"student rank 3 is above the 2 that svd_export kept.*raise svd_export.rank"):
         execute("student", {**STUDENT, "rank": 3}, tmp_path / "s", inputs=given("gpt2", svd_export=low))
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_empty_shards_are_refused_by_name_and_not_taken_for_filled_weights(tmp_path, rank):
+    """DeepSpeed's stage 3 leaves every parameter with the shape [0] outside a gather."""
+    config = StudentConfig(**STUDENT, rank=rank)
+    model = add_adapter(load_model(square_model("qwen2")), config)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.empty(0)
+    said = r"q_proj\.lora_A has the shape \[0\] instead of \[[14], 64\]; gather ZeRO-3's parameters"
+    with pytest.raises(RuntimeError, match=said):
+        inits.find("svd").start(model, config, context_of(tmp_path, "qwen2"))
+
+
+def test_a_weight_that_would_take_the_factors_by_broadcasting_is_refused():
+    with pytest.raises(RuntimeError, match=r"x has the shape \[2, 3\] instead of \[1, 3\]$"):
+        fill(torch.zeros(2, 3), torch.ones(1, 3), "x")
+
+
+def test_a_model_without_an_adapter_is_not_taken_for_a_started_student(tmp_path):
+    config = StudentConfig(**STUDENT, rank=4)
+    model = add_adapter(load_model(square_model("qwen2")), config)
+    with pytest.raises(RuntimeError, match="has no LoRA layer"):
+        inits.find("svd").start(SimpleNamespace(get_base_model=model.unload), config, context_of(tmp_path, "qwen2"))
 
 
 def test_unknown_inits_are_named_with_a_hint():

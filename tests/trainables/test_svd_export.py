@@ -158,6 +158,9 @@ def test_checkpoints_that_differ_in_shape_names_or_kind_are_refused_before_any_w
     whole = changed("qwen2", tmp_path / "whole", lambda name, tensor: tensor.to(torch.int32))
     with pytest.raises(InputError, match="stored as I32: give a checkpoint that is not quantised"):
         drive("svd_export", {}, tmp_path / "c", inputs=inputs("qwen2", whole))
+    scattered = changed("qwen2", tmp_path / "zero", lambda name, tensor: torch.empty(0))
+    with pytest.raises(InputError, match=r"the teacher holds no values in .*DeepSpeed ZeRO-3"):
+        drive("svd_export", {}, tmp_path / "d", inputs=inputs("qwen2", scattered))
     assert not list(tmp_path.glob("?/*"))
 
 

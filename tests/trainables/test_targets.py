@@ -265,3 +265,8 @@ def test_planning_a_choice_of_layers_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_without_linear_layers_is_not_asked_whether_it_meant_what_it_said():
+    with pytest.raises(InputError, match=r"matches nothing: no tensor of the model is a linear layer's weight$"):
+        check_targets("all-linear", [])

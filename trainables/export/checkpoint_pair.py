@@ -158,6 +158,11 @@ class CheckpointPair:
         base, tuned = self.base.info(parameter).shape, self.tuned.info(parameter).shape
         return (base[0], tuned[0]) if base[:1] != tuned[:1] else None
 
+    def is_changed(self, parameter: Parameter) -> bool:
+        """Say whether any value of a tensor's common rows differs; reads no further than the first that does."""
+        pieces = zip(*map(_pieces, self._common_rows(parameter)), strict=True)
+        return any(not torch.equal(was, now) for was, now in pieces)
+
     def excluded(self, layout: Layout, targets: Sequence[Linear]) -> Iterator[Excluded]:
         """Yield every tensor that is no target's weight, with the norm of its change and the reason; tied ones once."""
         factorised = {linear.weight for linear in targets}
@@ -170,10 +175,7 @@ class CheckpointPair:
 
     def _measure(self, parameter: Parameter, into: Tensor | None) -> Norms:
         """Return the norms, and write the change into `into`, a flat tensor, if there is one."""
-        base, tuned = self.base.read(parameter), self.tuned.read(parameter)
-        if base.shape != tuned.shape:  # `check` has let pass only tensors with other numbers of rows
-            shared = min(len(base), len(tuned))
-            base, tuned = base[:shared], tuned[:shared]
+        base, tuned = self._common_rows(parameter)
         noise = RoundingNoise(tuned.dtype)
         delta_square = weight_square = 0.0
         start = 0
@@ -188,6 +190,13 @@ class CheckpointPair:
         self._check_finite(parameter, weight_square, delta_square)
         return Norms(math.sqrt(delta_square), math.sqrt(weight_square), noise.norm)
 
+    def _common_rows(self, parameter: Parameter) -> tuple[Tensor, Tensor]:
+        base, tuned = self.base.read(parameter), self.tuned.read(parameter)
+        if base.shape != tuned.shape:  # `check` has let pass only tensors with other numbers of rows
+            shared = min(len(base), len(tuned))
+            base, tuned = base[:shared], tuned[:shared]
+        return base, tuned
+
     def _check_finite(self, parameter: Parameter, weight_square: float, delta_square: float) -> None:
         """Squares of fp32 numbers cannot overflow fp64, so a sum is finite unless an element is not."""
         if not math.isfinite(weight_square):
@@ -197,7 +206,10 @@ class CheckpointPair:
 
     @staticmethod
     def _refuse(parameter: Parameter, checkpoint: Checkpoint) -> None:
-        raise InputError(f"{parameter.name} of the {checkpoint.label} holds NaN or infinity ({checkpoint.folder})")
+        raise InputError(
+            f"{parameter.name} of the {checkpoint.label} holds NaN or infinity: give a checkpoint from before that "
+            f"({checkpoint.folder})"
+        )
 
 
 def _pieces(tensor: Tensor, device: torch.device | None = None) -> Iterator[Tensor]:

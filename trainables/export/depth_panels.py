@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainables.export.figure_style import GREY, Panel, depth_axis, say
 from trainables.export.rank_panels import GROUP_LOOKS, NAMES, POOLED
-from trainables.export.spectrum import LayerSpectrum, Spectrum, energy, known_rank, relative_delta
+from trainables.export.spectrum import LayerSpectrum, Spectrum, do_ranks_differ, energy, known_rank, relative_delta
 from trainables.export.words import shorten, two_digits
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ def energy_by_depth(spectrum: Spectrum) -> Panel | None:
 
 def ranks_by_depth(spectrum: Spectrum, ranks: Mapping[str, int] | None) -> Panel | None:
     """Which layers were given the rank? None where every layer has the same, or all that it has."""
-    if ranks is None or len(spectrum.depths) < 2:
-        return None
-    largest = max(ranks.values(), default=0)
-    if all(ranks.get(layer.linear.name, 0) == layer.linear.rank(largest) for layer in spectrum.layers):
+    if ranks is None or len(spectrum.depths) < 2 or not do_ranks_differ(spectrum.layers, ranks):
         return None
 
     def mean(layers: list[LayerSpectrum]) -> float:

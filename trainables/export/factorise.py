@@ -159,7 +159,7 @@ def _devices(device: torch.device, place: Place) -> list[torch.device]:
         return [device]
     if count > torch.cuda.device_count():
         raise InputError(
-            f"the run was placed on {count} GPUs and torch sees {torch.cuda.device_count()}; use --place STAGE.gpus=N"
+            f"the layers were to be spread over {count} GPUs and torch sees {torch.cuda.device_count()}: ask for fewer"
         )
     return [torch.device("cuda", index) for index in range(count)]
 

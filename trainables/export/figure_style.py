@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ COLUMN_WIDTH = 3.5
 """Inches: one column of a two-column paper. Letters of 7 to 8 points stay readable there."""
 LEGEND_ROW = 0.16
 LONGEST_LABEL = 18
+CLOSE = 0.08
+"""Labels of ranks closer than this share of the axis would touch."""
 MOST_LABELS = 9
 """Labels of ranks that fit beside each other on an axis."""
 DPI = 200
@@ -149,7 +152,8 @@ def rank_axis(axes: Axes, ranks: Sequence[int], label: str = "rank") -> None:
     """Make the x axis log2 with the actual ranks as ticks; where they are too close, some keep only their tick."""
     last = ranks[-1]
     step = 1 if len(ranks) <= MOST_LABELS else 2
-    apart = {last, *(rank for rank in ranks[::-step] if rank * 1.5 < last)}
+    close = CLOSE * math.log2(1.3**2 * last / ranks[0])
+    apart = {last, *(rank for rank in ranks[::-step] if math.log2(last / rank) > close)}
     labels = [str(rank) if rank in apart else "" for rank in ranks]
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(ranks), labels)

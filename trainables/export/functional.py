@@ -6,13 +6,13 @@ are shown. One model is in memory: its weights move from rank to rank by the tri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainables.base import InputError
+from trainables.base import InputError, Progress
 from trainables.export.ranks import kept
 from trainables.export.reload import add_change
 from trainables.export.spectrum import FunctionalGain, LayerSpectrum
@@ -38,23 +38,29 @@ def functional_gains(
     batch_size: int = 32,
     device: torch.device | str = "cpu",
     log: Callable[[str], None] = lambda line: None,
-) -> list[FunctionalGain]:
+) -> Generator[Progress, None, list[FunctionalGain]]:
     """Return the loss of base, base + dW at each of `ranks` and at the `chosen` ranks of the layers, and tuned.
 
     A loss is the cross-entropy in nats summed over the examples' completion tokens over their number, in fp32.
-    `ranks` are capped by what a layer has. Raises InputError for a token that one of the models does not know.
+    `ranks` are capped by what a layer has. Yields before the first loss and after each. Raises InputError for a token
+    that one of the models does not know.
     """
+    total, gains = len(ranks) + bool(chosen) + 2, list[FunctionalGain]()
 
-    def loss_of(model: Any, label: str) -> float:
-        _check_tokens(model, examples, label)
+    def measure(model: Any, label: str, rank: int | None = None, share: float | None = None) -> Progress:
+        check_tokens(examples, model.get_input_embeddings().num_embeddings, label)
         options: dict[str, Any] = {"batch_size": batch_size, "precision": "fp32", "device": device, "pad_id": pad_id}
-        loss = evaluate_loss(model, examples, **options).loss
-        log(f"held-out loss of {label}: {loss:.4f}")
-        return loss
+        gains.append(FunctionalGain(label, rank, share, evaluate_loss(model, examples, **options).loss))
+        return Progress(len(gains), total)
+
+    def tell() -> None:
+        log(f"held-out loss of {gains[-1].label}: {gains[-1].loss:.3f}")
 
     linears = [layer.linear for layer in layers]
+    yield Progress(0, total)
     model = load_model(base, device=device)
-    gains = [FunctionalGain("base", None, None, loss_of(model, "base"))]
+    yield measure(model, "base")
+    tell()
     have = dict.fromkeys((linear.name for linear in linears), 0)
     wanted = [(f"rank {r}", r, {linear.name: linear.rank(r) for linear in linears}) for r in sorted(ranks)]
     whole = sum(layer.delta_norm**2 for layer in layers)
@@ -62,17 +68,19 @@ def functional_gains(
         add_change(model, factors, want, linears, before=have)
         have = dict(want)
         share = kept(layers, want) / whole if whole else 1.0
-        gains.append(FunctionalGain(label, rank, share, loss_of(model, label)))
+        yield measure(model, label, rank, share)
+        tell()
     del model
-    gains.append(FunctionalGain("tuned", None, None, loss_of(load_model(tuned, device=device), "tuned")))
+    yield measure(load_model(tuned, device=device), "tuned")
+    tell()
     return gains
 
 
-def _check_tokens(model: Any, examples: Sequence[Example], label: str) -> None:
-    rows = model.get_input_embeddings().num_embeddings
+def check_tokens(examples: Sequence[Example], rows: int, label: str) -> None:
+    """Raise InputError if the examples have a token that a model with so many rows of embeddings does not know."""
     highest = max(max(example.input_ids) for example in examples)
     if highest >= rows:
         raise InputError(
-            f"--data: the base's tokenizer gives a token {highest}, and the {label} model knows {rows} only: "
-            "leave out --data, or give items without it"
+            f"--data: the base's tokenizer gives a token {highest}, and the {label.removesuffix(' model')} model knows "
+            f"{rows} only: leave out --data, or give items without it"
         )

@@ -11,6 +11,9 @@ from trainables.export.spectrum import FunctionalGain, gain_share
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LEGEND = 0.32
+"""Height of the legend, relative to what is shown below it."""
+
 
 def functional_gain(gains: Sequence[FunctionalGain]) -> Panel | None:
     """How much of the gain in loss does a rank keep? Shows the losses where there was no gain; None without ranks."""
@@ -28,12 +31,12 @@ def functional_gain(gains: Sequence[FunctionalGain]) -> Panel | None:
     def draw(axes: Axes) -> None:
         ranks = [gain.rank for gain in cut if gain.rank is not None]
         if has_gain:
-            axes.plot(ranks, shares, color="#0072B2", marker="o", label="gain in held-out loss")
+            axes.plot(ranks, shares, color="#0072B2", marker="o", label="gain in loss")
             known = [(gain.rank, gain.energy) for gain in cut if gain.energy is not None]
             axes.plot(*zip(*known, strict=True), color="#E69F00", marker="s", label="energy")
             _draw_exported(axes, gains)
             axes.axhline(1, color=GREY, linestyle="--", linewidth=0.9, label="tuned")
-            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+            _make_room(axes, [0.0, 1.0, *shares, *(gain.energy or 0.0 for gain in gains)])
             axes.set_ylabel("share kept")
         else:
             axes.plot(ranks, [gain.loss for gain in cut], color="#0072B2", marker="o", label="truncated change")
@@ -47,7 +50,16 @@ def functional_gain(gains: Sequence[FunctionalGain]) -> Panel | None:
     question = "How much of the gain in loss does a rank keep?" if has_gain else "What does a rank do to the loss?"
     detail = f"held-out loss: {reference}{'' if has_gain else ', no gain'}"
     head = ["label", "rank", "energy", "loss", "gain_kept"]
-    return Panel("functional_gain", question, detail, draw, head, rows, legend_at="lower right" if has_gain else "best")
+    return Panel(
+        "functional_gain", question, detail, draw, head, rows, legend_at="upper center" if has_gain else "best"
+    )
+
+
+def _make_room(axes: Axes, values: Sequence[float]) -> None:
+    """Show all the values, and leave room above them for the legend."""
+    low, high = min(values), max(values)
+    axes.set_ylim(low, high + LEGEND * (high - low))
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
 
 
 def _draw_exported(axes: Axes, gains: Sequence[FunctionalGain]) -> None:

@@ -7,10 +7,11 @@ first; the message is one line that names the first tensor, counts the others an
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.checkpoint_files import read_json
+from trainables.checkpoint_files import TensorInfo, read_json
 from trainables.targets import Parameter, depth
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ QUANTISED = {
 FUSED = re.compile(r"qkv|c_attn|query_key_value|W_pack", re.IGNORECASE)
 SEPARATE = re.compile(r"\.(q_proj|k_proj|v_proj|query|key|value)\.")
 ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save)\.")
+SHARD = re.compile(r"-\d+-of-(\d+)\.safetensors$")
 BUFFER = re.compile(r"(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|position_ids|token_type_ids)$")
 
 
@@ -37,12 +39,9 @@ def misfit(
     `base` is given for the tuned checkpoint: it may have as many rows as it likes where each is one token's, unless
     that tensor is among `targets` (names of weights), and may hold no tensor that the base does not hold.
     """
-    scheme = quantisation(checkpoint.headers)
-    if scheme:
-        return (
-            f"the {checkpoint.label} is quantised by {scheme}: give the checkpoint it was made from, or one that was "
-            f"dequantised and saved again ({checkpoint.folder})"
-        )
+    useless = unusable(checkpoint.headers, checkpoint.label, checkpoint.folder)
+    if useless:
+        return useless
     missing = [parameter for parameter in parameters if checkpoint.locate(parameter) is None]
     extra = [] if base is None else unknown(checkpoint, base, parameters)
     lines = [f"the {checkpoint.label} has no tensor {parameter.name}" for parameter in missing]
@@ -53,6 +52,29 @@ def misfit(
     why = f"; {_cause(checkpoint, base, missing, extra)}" if missing or extra else ""
     more = f" (and {len(lines) - 1} more tensors that do not fit)" if len(lines) > 1 else ""
     return f"{lines[0]}{more}{why} ({checkpoint.folder})"
+
+
+def unusable(headers: Mapping[str, TensorInfo], label: str, folder: Path) -> str | None:
+    """Say in one line why no model's weights can be read from a checkpoint with these headers, or None if they can.
+
+    For what would otherwise look like another model: a quantised one, and what DeepSpeed's ZeRO stage 3 leaves where
+    its shards were not gathered, parameters of shape [0].
+    """
+    scheme = quantisation(headers)
+    if scheme:
+        return (
+            f"the {label} is quantised by {scheme}: give the checkpoint it was made from, or one that was dequantised "
+            f"and saved again ({folder})"
+        )
+    empty = [name for name, info in headers.items() if not info.elements]
+    if empty:
+        shape = list(headers[empty[0]].shape)
+        return (
+            f"the {label} holds no values in {len(empty)} of {len(headers)} tensors ({empty[0]} has the shape "
+            f"{shape}): it was saved under DeepSpeed ZeRO-3 without gathering its shards; gather them by "
+            f"zero_to_fp32.py (option --safe_serialization) and give the result ({folder})"
+        )
+    return None
 
 
 def quantisation(names: Iterable[str]) -> str | None:
@@ -102,8 +124,21 @@ def _cause(checkpoint: Checkpoint, base: Checkpoint | None, missing: Sequence[Pa
         return "its config.json describes another model than its weights: copy all its files again"
     if missing and not extra and all(parameter.has_vocabulary_rows for parameter in missing):
         return "it ties its output head to the embeddings and the base does not: save it with tie_word_embeddings=False"
+    lost = _lost_shards(checkpoint)
+    if lost and not extra:
+        return f"{lost}: copy all its files again"
     causes = list(_differences(checkpoint, base))
-    return f"{', and '.join(causes) or 'is it another model?'}: give the base that it was tuned from"
+    return f"{', and '.join(causes) or 'it may be another model'}: give the base that it was tuned from"
+
+
+def _lost_shards(checkpoint: Checkpoint) -> str | None:
+    """Say how many shards are missing where no index lists them, by the numbers in the names of those that are there.
+
+    "model-00001-of-00008.safetensors" is one of eight.
+    """
+    files = {info.file.name for info in checkpoint.headers.values()}
+    totals = {int(match[1]) for name in files if (match := SHARD.search(name))}
+    return f"it has {len(files)} of {max(totals)} shards" if totals and len(files) < max(totals) else None
 
 
 def _differences(tuned: Checkpoint, base: Checkpoint) -> Iterator[str]:

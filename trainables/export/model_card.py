@@ -14,6 +14,8 @@ from trainables.export.adapter import AdapterOptions
 from trainables.export.functional import EXPORTED
 from trainables.export.reload import ReloadCheck
 from trainables.export.spectrum import FunctionalGain, Spectrum, gain_share, split_energy
+from trainables.export.words import percent, rounded_up, two_digits
+from trainables.linalg.certificate import FLOOR, SMALL
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Card:
     """What the page tells.
 
     `criterion` is the choice of ranks in words, `ranks` its outcome by layer, `parameters` the adapter's size.
-    `gains` are held-out losses on `items` items of `data`, empty where none were measured; `here` is what the adapter's
-    own folder is called in the example.
+    `gains` are held-out losses on `items` items of `data`, empty where none were measured; `notes` what else to
+    know; `here` is what the adapter's own folder is called in the example.
     """
 
     base: str
@@ -38,6 +40,7 @@ class Card:
     gains: Sequence[FunctionalGain] = ()
     data: str = ""
     items: int = 0
+    notes: Sequence[str] = ()
     here: str = "."
 
     @property
@@ -91,6 +94,19 @@ def _what(card: Card) -> Iterator[str]:
         "base), cut to a low rank by singular value decomposition: in each linear layer the best approximation of that "
         "rank in the Frobenius norm. On the base model it stands in for the tuned one, as far as the figures below say."
     )
+    yield from _noise(card.spectrum)
+
+
+def _noise(spectrum: Spectrum) -> Iterator[str]:
+    near = spectrum.near_noise
+    if near:
+        yield ""
+        yield (
+            f"> **Rounding noise.** In {len(near)} of {len(spectrum.layers)} layers the change is less than ten times "
+            "what rounding the tuned weights to their stored precision produces alone. Part of what this adapter holds "
+            "there is that noise, and the energies below are of it as much as of the learnt change. Checkpoints saved "
+            "in float32 have no such floor."
+        )
 
 
 def _use(card: Card) -> Iterator[str]:
@@ -121,10 +137,10 @@ def _holds(card: Card) -> Iterator[str]:
     rows = {
         "ranks chosen by": card.criterion,
         "ranks": said_ranks(card.ranks),
-        "parameters": f"{card.parameters:,}",
-        "size of the change in these layers": f"‖dW‖ / ‖W‖ = {spectrum.relative_delta:.3g}",
-        "energy kept (sum of kept σ² / ‖dW‖², layers pooled)": f"{card.energy:.4f}",
-        "relative error (‖dW − BA‖ / ‖dW‖ = √(1 − energy))": f"{max(0.0, 1 - card.energy) ** 0.5:.4f}",
+        "parameters": f"{card.parameters:,} ({percent(card.parameters / _own(spectrum))} of these layers' own)",
+        "size of the change in these layers": f"‖dW‖ / ‖W‖ = {two_digits(spectrum.relative_delta)}",
+        "energy kept (sum of kept σ² / ‖dW‖², layers pooled)": f"{card.energy:.3f}",
+        "relative error (‖dW − BA‖ / ‖dW‖ = √(1 − energy))": f"{max(0.0, 1 - card.energy) ** 0.5:.3f}",
         "stored as": _stored(card.options),
         "singular values": _certainty(spectrum),
         "loaded again and compared": (
@@ -151,7 +167,7 @@ def _gains(card: Card) -> Iterator[str]:
         share = gain_share(card.gains, found.loss)
         energy = "" if found.energy is None else f"{found.energy:.3f}"
         kept = "" if share is None else f"{100 * share:.0f} %"
-        yield f"| {_label(found, card)} | {found.loss:.4f} | {energy} | {kept} |"
+        yield f"| {_label(found, card)} | {found.loss:.3f} | {energy} | {kept} |"
     if gain_share(card.gains, card.gains[0].loss) is None:
         yield ""
         yield "The tuned model is no better than the base on these items: there is no improvement to keep a share of."
@@ -169,26 +185,25 @@ def _lacks(card: Card) -> Iterator[str]:
     yield "## What it does not hold"
     yield ""
     yield (
-        f"{100 * spectrum.outside_share:.2g} % of the whole model's ‖dW‖² lies in tensors that no adapter on these "
-        "layers can hold" + (_largest(spectrum) or ".")
+        f"{percent(spectrum.outside_share)} of the whole model's ‖dW‖² lies in tensors outside these layers, where "
+        "this adapter does nothing" + (_largest(spectrum) or ".")
     )
-    near = spectrum.near_noise
-    if near:
+    for note in card.notes:
+        said = note.removeprefix("note: ")
         yield ""
-        yield (
-            f"**Rounding noise.** In {len(near)} of {len(spectrum.layers)} layers the change is less than ten times "
-            "what rounding the tuned weights to their stored precision produces alone. Part of what this adapter holds "
-            "there is that noise, and the energies above understate what it keeps of the learnt change. Checkpoints "
-            "saved in float32 have no such floor."
-        )
+        yield f"{said[:1].upper()}{said[1:]}."
 
 
 def _largest(spectrum: Spectrum) -> str:
     changed = sorted((tensor for tensor in spectrum.excluded if tensor.delta_norm), key=lambda item: -item.delta_norm)
     if not changed:
         return ""
-    shares = (f"`{item.name}` {100 * item.delta_norm**2 / spectrum.total:.2g} %" for item in changed[:3])
-    return f": {', '.join(shares)}" + (f" and {len(changed) - 3} more." if len(changed) > 3 else ".")
+    named = [item for item in changed[:3] if item.delta_norm**2 >= 0.001 * spectrum.total]
+    if not named:
+        return f", {len(changed)} of them."
+    shares = (f"`{item.name}` {percent(item.delta_norm**2 / spectrum.total)}" for item in named)
+    rest = len(changed) - len(named)
+    return f": {', '.join(shares)}" + (f" and {rest} more." if rest else ".")
 
 
 def _named(name: str, revision: str | None) -> str:
@@ -203,8 +218,15 @@ def _stored(options: AdapterOptions) -> str:
     return f"{options.dtype}; {halves}; {alpha}, scaling {scaling}{divided}"
 
 
+def _own(spectrum: Spectrum) -> int:
+    return sum(layer.linear.out_features * layer.linear.in_features for layer in spectrum.layers)
+
+
 def _certainty(spectrum: Spectrum) -> str:
     routes = ", ".join(f"{name} {count}" for name, count in spectrum.routes.items())
-    chance = spectrum.failure_probability
-    sure = f", but for a chance of {chance:.0e}" if chance else ""
-    return f"certified to a relative error of {spectrum.bound:.1e}{sure} (layers by algorithm: {routes})"
+    chance, bound = spectrum.failure_probability, spectrum.bound
+    if not bound:
+        return f"exact (layers by algorithm: {routes})"
+    sure = f", but for a chance of {rounded_up(chance)}" if chance else ""
+    small = f"; those below {SMALL:.0%} of their layer's largest to {rounded_up(FLOOR * bound)} of the largest"
+    return f"each certified to {rounded_up(bound)} of itself{small}{sure} (layers by algorithm: {routes})"

@@ -260,6 +260,12 @@ def split_energy(layers: Sequence[LayerSpectrum], ranks: Mapping[str, int]) -> f
     return sum(layer.kept(ranks.get(layer.linear.name, 0)) for layer in layers) / total if total else 1.0
 
 
+def do_ranks_differ(layers: Sequence[LayerSpectrum], ranks: Mapping[str, int]) -> bool:
+    """Say whether layers have other ranks than one for all would give, or all that a smaller layer has."""
+    largest = max(ranks.values(), default=0)
+    return any(ranks.get(layer.linear.name, 0) != layer.linear.rank(largest) for layer in layers)
+
+
 def energy_at_most(layers: Sequence[LayerSpectrum], rank: int) -> float:
     """Return an upper bound on the energy that also holds beyond the known triplets."""
     total = sum(layer.delta_norm**2 for layer in layers)

@@ -18,6 +18,7 @@ from trainables.export.spectrum import (
     LayerSpectrum,
     Spectrum,
     delta_norm,
+    do_ranks_differ,
     energy,
     energy_at_most,
     error,
@@ -64,7 +65,7 @@ def report_text(
     sections = [[*_head(spectrum), *notes], list(_warning(spectrum))]
     if spectrum.delta_norm:
         sections += [list(_by_rank(spectrum)), list(_by_part(spectrum))]
-        sections += [list(_split(spectrum, ranks)) if ranks is not None else []]
+        sections += [list(_split(spectrum, ranks)) if ranks and do_ranks_differ(spectrum.layers, ranks) else []]
     else:
         sections += [[UNCHANGED]]
     sections += [list(_function(gains)), list(_outside(spectrum))]

@@ -11,19 +11,29 @@ Upper bounds, three of them; the smallest counts, and the costly ones are comput
 1. Frobenius. A^T A = Z^T Z + R^T R with R = (I - P^T P) A, so by Weyl sigma_i^2 <= s_i^2 + ||R||_F^2, and
    ||R||_F^2 = ||A||_F^2 - ||Z||_F^2 is exact and free. Enough where little is left over (low rank, fast decay).
 2. Contraction. With all of Golub-Kahan's bases, U A = M V with M = [B E], E belonging to the last block V' of V. Let
-   C = (I - U^T U) A be what U cannot see. It vanishes on all of V but V', so in orthonormal bases, for any c >= ||C||,
+   C = (I - U^T U) A be what U cannot see. As A V''^T = U^T B for the blocks V'' before V', it vanishes on them,
+   so in orthonormal bases, for any c >= ||C||,
 
        A = [ B  E 0 ]  =  [ I  0   ] [ B  E  0 ]
            [ 0   C  ]     [ 0  C/c ] [ 0   c I ]
 
    is a contraction times N(c), hence sigma_i(A) <= sigma_i(N(c)) (ibid., 3.3.16), and N(c) is the small matrix
-   [B E; 0 c I] beside copies of c. Nothing is assumed of the spectrum; c comes from `norm_bound`. Rounding: in
-   floating point U A = M V + G, and the rows of U, V are orthonormal up to du, dv (spectral norm of the Gram matrix
-   less I); the bound becomes (1 + du) ((1 + dv) sigma_i(N(c)) + ||G||) by Weyl and Ostrowski (1959). du and dv are
-   computed, ||G|| is bounded by probes in fp64.
+   [B E; 0 c I] beside copies of c. Nothing is assumed of the spectrum; c comes from `norm_bound`.
+   In floating point U A = M V + G, C V''^T = F, and the rows of U, V are orthonormal up to du (spectral norm of the
+   Gram matrix less I) and dv (Frobenius norm). As C^T C <= (1 + t) c^2 on the complement of V'' + (1 + 1 / t) ||F||^2
+   for any t > 0, and by Weyl and Ostrowski (1959), to first order in du and dv,
+
+       sigma_i(A) <= (1 + du) ((1 + dv) (sigma_i(N(c sqrt(1 + t)))^2 + (1 + 1 / t) ||F||^2)^1/2 + ||G||).
+
+   ||G|| and ||F|| are bounded by probes: they find what went wrong in either product, whatever it was.
 3. Quadratic. A A^T has the blocks Z Z^T = diag(s^2), W = Z A^T (I - P^T P), and one below d^2, d >= ||R|| from the
    same N(c). By its Schur complement, sigma_i^2 <= s_i^2 + x with x (s_i^2 + x - d^2) = ||W||^2 (Li & Li, Linear
    Algebra Appl. 395, 2005): the rounding of fp32 enters d alone, so this one serves where s_r is small beside s_1.
+
+How certain is that? The chances add up to 3 `FAILURE`, for any matrix that was not made with the seed in mind. fp64
+rounding is allowed for with (m + n) eps s_1^2, many times what it is in practice, if not in the worst case (Higham &
+Mary, SIAM J. Sci. Comput. 41, 2019). The fp32 rounding of what is measured in fp32 (c, F, du, dv) is not bounded a
+priori: it is of the size of G and du themselves, and c is enlarged by twice their sum.
 """
 
 from __future__ import annotations
@@ -39,10 +49,13 @@ from trainables.linalg.certificate import relative
 from trainables.linalg.golub_kahan import Bidiagonalisation, random_rows
 
 FAILURE = 1e-9
-"""The probability that is allowed to each of the two bounds that rest on random vectors."""
+"""The probability that is allowed to each of the three bounds that rest on random vectors."""
 CHECK_WIDTH = 16
 MOST_CHECK_BLOCKS = 7
-PROBES = 32
+PROBES = 24
+LEAK_PROBES = 16
+SPLIT = 1 / 32
+"""The share by which c^2 is enlarged for what C does to the V where it should vanish."""
 TARGET = 0.8
 """What U cannot see should be this much smaller than the last value kept: close to it, N(c) says little."""
 CHUNK = 1 << 17
@@ -81,13 +94,12 @@ def verify(
     squares, rotation = squares.flip(0).clamp_min(0), rotation.flip(1).T
     left, right = rotation @ start, rotation @ right
     lower, upper = _frobenius(matrix, left, right, squares=squares, total=total)
-    found = Verified(left, right, lower, upper, len(start), 0.0)
+    found = Verified(left, right, lower, upper, len(start) + PROBES, 0.0)
     if found.error > tolerance:
         values = squares.sqrt()
-        rounding = gap * math.sqrt(2 / math.pi) * FAILURE ** (-1 / PROBES)
-        small = Small.of(matrix, basis, values, rounding, generator)
-        found.products += small.products + PROBES
-        found.failure_probability = 2 * FAILURE
+        small = Small.of(matrix, basis, values, gap, generator)
+        found.products += small.products
+        found.failure_probability = 3 * FAILURE
         found.upper = torch.minimum(found.upper, small.upper(len(values)))
         if found.error > tolerance:
             found.upper = torch.minimum(found.upper, _quadratic(matrix, found, values, small.rest(chosen)))
@@ -103,12 +115,7 @@ def orthonormal(rows: Tensor) -> Tensor:
 
 
 def _products(matrix: Tensor, basis: Bidiagonalisation, left: Tensor, probes: Tensor) -> tuple[Tensor, float, float]:
-    """Return P A (r, n) in fp64, ||A||_F^2, and the largest norm of the probes times G = U A - M V.
-
-    For Gaussian w, |w^T G| >= ||G|| |w_1| with w_1 standard normal, and |w_1| < t has a chance below t sqrt(2 / pi). So
-    the largest of p probes is below ||G|| t with a chance below (t sqrt(2 / pi))^p (Halko, Martinsson & Tropp 2011,
-    lemma 4.1).
-    """
+    """Return P A (r, n) in fp64, ||A||_F^2, and a bound on the norm of G = U A - M V from probes."""
     rows = torch.cat([left, probes @ basis.u.double()])
     small = probes @ basis.matrix
     right = left.new_empty(len(left), matrix.shape[1])
@@ -119,11 +126,20 @@ def _products(matrix: Tensor, basis: Bidiagonalisation, left: Tensor, probes: Te
         product = rows @ columns
         right[:, part] = product[: len(left)]
         squares += (product[len(left) :] - small @ basis.v[:, part].double()).square().sum(dim=1)
-    return right, total, float(squares.max().sqrt())
+    return right, total, probed_norm(squares.sqrt())
+
+
+def probed_norm(norms: Tensor) -> float:
+    """Return a bound on ||G|| from the norms (p) of w^T G for p Gaussian vectors w (Halko et al. 2011, lemma 4.1).
+
+    |w^T G| >= ||G|| |w_1| with w_1 standard normal, and |w_1| < t has a chance below t sqrt(2 / pi). So all p norms are
+    below ||G|| t with a chance below (t sqrt(2 / pi))^p, which is made `FAILURE`.
+    """
+    return float(norms.max()) * math.sqrt(2 / math.pi) * math.pow(FAILURE, -1 / len(norms))
 
 
 def _frobenius(matrix: Tensor, left: Tensor, right: Tensor, *, squares: Tensor, total: float) -> tuple[Tensor, Tensor]:
-    """Return lower and upper bounds from norms alone, the rounding of fp64 allowed for.
+    """Return lower and upper bounds from norms alone, with room for the rounding of fp64.
 
     The norm of what is left over is a difference of squares; where that is all rounding, it is computed itself.
     """
@@ -145,42 +161,59 @@ def parts(matrix: Tensor) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Small:
-    """N(c) without its copies of c, as `whole` (k b + b, k b + b), and what rounding adds to its singular values."""
+    """N(c) without its copies of c, as `whole` (k b + b, k b + b), and what rounding adds to its singular values.
+
+    `unseen` is its c, `rounding` and `leak` bound ||G|| and ||F||.
+    """
 
     whole: Tensor
     unseen: float
     factor: float
     rounding: float
     shift: float
+    leak: float
     products: int
 
     @classmethod
     def of(
         cls, matrix: Tensor, basis: Bidiagonalisation, values: Tensor, rounding: float, generator: torch.Generator
     ) -> Small:
-        """Measure all that enters N(c); `values` are the kept singular values, nearly."""
+        """Measure all that enters N(c); `values` are the kept singular values, nearly, and `rounding` bounds ||G||."""
         width = basis.width
         check = norm_bound(matrix, basis.u, TARGET * float(values[-1]), generator)
         du, dv = defect(basis.u), crude_defect(basis.v)
         shift = 2 * (du * float(values[0]) + rounding)
-        unseen = check.bound + shift
+        leak = _leak(matrix, basis, generator)
+        unseen = math.sqrt(1 + SPLIT) * (check.bound + shift)
         below = torch.zeros_like(basis.matrix[:width])
         below[:, -width:].diagonal().fill_(unseen)
         whole = torch.cat([basis.matrix, below])
-        return cls(whole, unseen, (1 + du) * (1 + dv), (1 + du) * rounding, shift, check.products)
+        products = check.products + LEAK_PROBES
+        return cls(whole, unseen, (1 + du) * (1 + dv), (1 + du) * rounding, shift, leak, products)
 
     def upper(self, rank: int) -> Tensor:
         """Return upper bounds on the `rank` largest singular values of A."""
         squares = torch.linalg.eigvalsh(self.whole @ self.whole.T).flip(0)[:rank]
-        upper: Tensor = self.factor * squares.clamp_min(self.unseen**2).sqrt() + self.rounding
+        squares = squares.clamp_min(self.unseen**2) + (1 + 1 / SPLIT) * self.leak**2
+        upper: Tensor = self.factor * squares.sqrt() + self.rounding
         return upper
 
     def rest(self, left: Tensor) -> float:
-        """Return d >= ||(I - P^T P) A||, where P are the combinations `left` (k b, r) of U."""
+        """Return d >= ||(I - P^T P) A||, where P spans the combinations `left` (k b, r), orthonormal, of U.
+
+        No choice of Y makes A - P^T Y smaller; this is its norm for Y = left^T M V, with what rounding adds.
+        """
         whole = self.whole.clone()
         whole[: len(left)] -= left @ (left.T @ whole[: len(left)])
         largest = float(torch.linalg.eigvalsh(whole @ whole.T)[-1])
-        return self.factor * math.sqrt(max(largest, self.unseen**2)) + self.rounding + self.shift
+        return self.factor * math.sqrt(max(largest, self.unseen**2)) + self.rounding + self.shift + self.leak
+
+
+def _leak(matrix: Tensor, basis: Bidiagonalisation, generator: torch.Generator) -> float:
+    """Return a bound on ||C V^T|| for all of V but its last block, where C = (I - U^T U) A should vanish."""
+    rows = basis.v[: -basis.width]
+    probes = random_rows(LEAK_PROBES, len(rows), generator, rows)
+    return probed_norm(torch.linalg.vector_norm(project_out(probes @ rows @ matrix.T, basis.u), dim=1))
 
 
 def _quadratic(matrix: Tensor, found: Verified, values: Tensor, rest: float) -> Tensor:
@@ -218,10 +251,11 @@ def norm_bound(matrix: Tensor, basis: Tensor, target: float, generator: torch.Ge
     (z sqrt(2 / pi))^b. With z chosen such that this is `FAILURE`, ||C|| <= sqrt(xi) cosh(eta), whatever q is looked at.
 
     Blocks are added until c <= `target`, or `MOST_CHECK_BLOCKS` are used; the bound holds in either case. The vectors
-    must be independent of `basis`.
+    must be independent of `basis`; they are drawn later from the same generator. Directions that are added to the
+    Krylov space (`_complete`) can only raise xi, and H counts as zero on U. Without rounding; see the top.
     """
     m, n = matrix.shape
-    freedom = m - len(basis) - 1
+    freedom = max(0, m - len(basis) - 1)
     start = random_rows(CHECK_WIDTH, m, generator, basis)
     krylov = Bidiagonalisation(
         lambda rows: project_out(rows, basis) @ matrix,
@@ -252,7 +286,7 @@ def defect(rows: Tensor) -> float:
 
 
 def crude_defect(rows: Tensor) -> float:
-    """Return ||Q Q^T - I||_F, ten times `defect` at least, which is good enough for a relative error."""
+    """Return ||Q Q^T - I||_F, which is larger than `defect` but cheaper, and enough where it is not times s_1."""
     return float(torch.linalg.vector_norm(_gram_less_identity(rows)))
 
 

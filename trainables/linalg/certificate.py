@@ -22,7 +22,8 @@ class Certificate:
 
     `route` is the algorithm that gave the factors, `products` the number of vectors that were multiplied by the
     matrix or its transpose, the bounds' included. `failure_probability` is the chance, over the random numbers drawn
-    for this factorisation and whatever the matrix, that a bound is wrong; 0 where the bounds do not rest on chance.
+    for this factorisation, that a bound is wrong, whatever the matrix if it was not made with their seed in mind; 0
+    where the bounds do not rest on chance. S and the factors are rounded to fp32 after all that.
     """
 
     route: Route
@@ -33,7 +34,7 @@ class Certificate:
 
     @property
     def bound(self) -> float:
-        """The largest relative error that a kept singular value can have; for small ones see `SMALL`."""
+        """The largest error that a kept singular value can have, relative to its upper bound; small ones: `SMALL`."""
         return relative(self.lower, self.upper)
 
 

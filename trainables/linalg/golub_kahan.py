@@ -28,7 +28,9 @@ WELL_CONDITIONED = 10.0
 MOSTLY_OUTSIDE = 0.1
 """A block with more than this share of it in the basis is projected twice, or defects of the basis would multiply."""
 DEFICIENT = 5e-7
-"""A pivot below this share of the largest is rounding: its direction is replaced by a random one."""
+"""A direction with less than this share of the longest is rounding: a random one takes its place."""
+VANISHING = 1e-30
+"""The inverse of a smaller pivot would not do in fp32."""
 
 
 @dataclass
@@ -133,7 +135,7 @@ def orthonormalise(rows: Tensor, basis: Tensor, generator: torch.Generator) -> t
         double = rows.double()
         lower, failed = torch.linalg.cholesky_ex(double @ double.T)
         least, most = (float(pivot) for pivot in lower.diagonal().aminmax())
-        if failed or not least > DEFICIENT * most:
+        if failed or not least > max(DEFICIENT * most, VANISHING):
             rest, lower = _complete(rows, basis, generator)
             return rest, factor @ lower
         rows = torch.linalg.solve_triangular(lower, identity, upper=False).to(rows.dtype) @ rows
@@ -144,14 +146,21 @@ def orthonormalise(rows: Tensor, basis: Tensor, generator: torch.Generator) -> t
 
 
 def _complete(rows: Tensor, basis: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Orthonormalise dependent rows: Householder QR, random directions for the missing ones, and both once more."""
-    q, r = torch.linalg.qr(rows.double().T)
-    factor, directions = r.T.contiguous(), q.T.to(rows.dtype)
-    pivots = factor.diagonal().abs()
-    missing = pivots <= DEFICIENT * max(float(pivots.max()), torch.finfo(torch.float64).tiny)
-    factor[:, missing] = 0
-    fresh = random_rows(len(directions), directions.shape[1], generator, directions)
-    directions = torch.where(missing[:, None], fresh, directions)
+    """Orthonormalise dependent rows: their principal directions, random ones where those are missing; L is not lower.
+
+    Directions in the order of the rows (QR without pivoting) would not do: behind a row that depends on those before
+    it comes an arbitrary direction, and later rows have a part in that. Rows of rounding that lie in the basis count as
+    missing.
+    """
+    longest = float(rows.double().square().sum(dim=1).max())
+    double = (rows - (rows @ basis.T) @ basis).double()
+    squares, axes = torch.linalg.eigh(double @ double.T)
+    squares, axes = squares.flip(0), axes.flip(1)
+    known = squares > DEFICIENT**2 * max(longest, torch.finfo(torch.float64).tiny)
+    norms = torch.where(known, squares, 1.0).sqrt()
+    factor = torch.where(known, axes * norms, 0.0)
+    fresh = random_rows(len(rows), rows.shape[1], generator, double)
+    directions = torch.where(known[:, None], axes.T @ double / norms[:, None], fresh).to(rows.dtype)
     for _ in range(3):
         directions = directions - (directions @ basis.T) @ basis
         q, r = torch.linalg.qr(directions.double().T)

@@ -31,15 +31,18 @@ from trainables.linalg.golub_kahan import Bidiagonalisation, random_rows
 TOLERANCE = 1e-4
 """Relative error of a kept singular value that a certificate must exclude."""
 SEED = 20110614
-FIRST_BASIS = 2.75
+FIRST_BASIS = 3.25
 """Vectors in a basis, per triplet wanted, before convergence is looked at."""
 LARGEST_BASIS = 6
+SMALL_BASIS = 192
 LARGEST_SHARE = 0.5
-"""Bases of more vectors per triplet than the one, or of more than the other share of the smaller side, do not pay."""
+"""Bases of more vectors than so many per triplet, or altogether, and of more than this share of the smaller side, do
+not pay."""
 LARGE = 1 << 22
 """Elements of a matrix from which on a product with it costs more than what is done between two."""
-SURE = 0.25
-"""The share of the tolerance at which an estimated error makes a certificate likely."""
+SURE = 0.02
+"""The share of the tolerance at which an estimated error makes a certificate likely: the block or two that this takes
+cost a tenth of a certificate that is refused."""
 MOST_ATTEMPTS = 3
 SAFE_TO_SQUARE = 1e-4
 """Down to this ratio of singular values, squaring in fp64 keeps eight digits of them and of their vectors."""
@@ -65,18 +68,20 @@ def truncated_svd(delta: Tensor, rank: int, *, tolerance: float = TOLERANCE) -> 
     a tenth of `tolerance` relative to the largest. `delta` counts as its fp32 values. U and V have orthonormal columns
     also where singular values are zero, so a zero matrix gives zero factors that still train. U diag(S) V^T is the
     best approximation of that rank in the Frobenius norm (Eckart & Young 1936) up to the bounds; its error is
-    sqrt(||delta||_F^2 - sum S^2). The same matrix gives the same result: random vectors come from a seed of their own.
-    Raises ValueError unless 1 <= rank <= min(out, in), and for NaN or infinity.
+    sqrt(||delta||_F^2 - sum S^2). The same matrix gives the same result: random vectors come from a fixed seed.
+    Raises ValueError unless 1 <= rank <= min(out, in) and 0 < tolerance, and for NaN or infinity in fp32.
     """
+    if not tolerance > 0:
+        raise ValueError(f"tolerance {tolerance} is not positive")
     if not 1 <= rank <= min(delta.shape):
         raise ValueError(f"rank {rank} of a {delta.shape[0]}x{delta.shape[1]} matrix")
-    largest = float(torch.linalg.vector_norm(delta, math.inf))
+    is_tall = delta.shape[0] > delta.shape[1]
+    wide = (delta.T if is_tall else delta).float()
+    largest = float(torch.linalg.vector_norm(wide, math.inf))
     if not math.isfinite(largest):
         raise ValueError(f"a {delta.shape[0]}x{delta.shape[1]} matrix with NaN or infinity has no singular values")
-    is_tall = delta.shape[0] > delta.shape[1]
-    wide = delta.T if is_tall else delta
     with full_precision():
-        found = _wide(wide.float(), rank, largest, tolerance)
+        found = _wide(wide, rank, largest, tolerance)
     if is_tall:
         u, s, vt = found.factors.u, found.factors.s, found.factors.vt
         return Factorisation(Factors(vt.T, s, u.T), found.certificate)
@@ -88,7 +93,7 @@ def _wide(matrix: Tensor, rank: int, largest: float, tolerance: float) -> Factor
     if largest == 0:
         return _zero(matrix, rank)
     scale = 1.0 if SAFE_SCALE < largest < 1 / SAFE_SCALE else 2.0 ** math.frexp(largest)[1]
-    unit = matrix if scale == 1.0 else matrix / scale
+    unit = matrix if scale == 1.0 else (matrix.double() / scale).float()  # the inverse may be beyond fp32
     routes: tuple[Callable[[Tensor, int, float], Factorisation | None], ...] = (golub_kahan, gram)
     for route in routes:
         found = route(unit, rank, tolerance)
@@ -101,18 +106,21 @@ def golub_kahan(matrix: Tensor, rank: int, tolerance: float) -> Factorisation | 
     """Return the triplets by block Golub-Kahan with a certificate, or None where it does not converge in time."""
     generator = torch.Generator().manual_seed(SEED)
     converged = bidiagonalise(matrix, rank, SURE * tolerance, generator)
+    checked = 0
     for _ in range(MOST_ATTEMPTS):
         if converged is None:
             return None
         basis, ritz = converged
         found = bounds.verify(matrix, basis, ritz.left, tolerance, generator)
+        checked += found.products
         if found.error <= tolerance:
-            products = basis.products + found.products
-            certificate = _certificate("golub-kahan", found.lower, found.upper, products, found.failure_probability)
-            sigma = torch.linalg.vector_norm(found.right, dim=1)
-            right = orthonormal_rows(found.right, sigma)
-            return Factorisation(Factors(found.left.T.float(), sigma.float(), right.float()), certificate)
-        converged = _converge(basis, rank, 0.1 * ritz.error)
+            products = basis.products + checked
+            failure = MOST_ATTEMPTS * found.failure_probability
+            certificate = _certificate("golub-kahan", found.lower, found.upper, products, failure)
+            sigma, order = torch.linalg.vector_norm(found.right, dim=1).sort(descending=True)
+            right = orthonormal_rows(found.right[order], sigma)
+            return Factorisation(Factors(found.left[order].T.float(), sigma.float(), right.float()), certificate)
+        converged = _converge(basis, rank, max(0.1 * ritz.error, EPSILON))
     return None
 
 
@@ -125,7 +133,8 @@ def bidiagonalise(
     """
     m, n = matrix.shape
     width = block_width(rank, m * n)
-    first, most = -(-FIRST_BASIS * rank // width), int(min(LARGEST_BASIS * rank, LARGEST_SHARE * m)) // width
+    vectors = min(max(LARGEST_BASIS * rank, SMALL_BASIS), LARGEST_SHARE * m)
+    first, most = -(-FIRST_BASIS * rank // width), int(vectors) // width
     if most < first:
         return None
     start = random_rows(width, n, generator, matrix)
@@ -227,12 +236,15 @@ def orthonormal_rows(rows: Tensor, norms: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(SEED)
     unit = torch.where(is_zero[:, None], random_rows(len(rows), rows.shape[1], generator, rows), unit)
     q, r = torch.linalg.qr(unit.T)
-    signed: Tensor = q * r.diagonal().sign()
+    signed: Tensor = torch.where(r.diagonal() < 0, -q, q)
     return signed.T
 
 
 def exact(matrix: Tensor, rank: int) -> Factorisation:
-    """Return the triplets of a full SVD in fp64; backward stable, so within 10 m eps of the largest value."""
+    """Return the triplets of a full SVD in fp64; backward stable: within 10 m eps of the largest value in practice.
+
+    The last resort: its certificate stands even where the tolerance was finer than fp64 is.
+    """
     v, s, ut = torch.linalg.svd(matrix.T.double(), full_matrices=False)  # LAPACK is much faster on tall matrices
     slack = 10 * len(matrix) * EPSILON * float(s[0])
     sigma = s[:rank]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import weakref
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from tests.trainables.export.pairs import Pair, make_pair
 from tests.trainables.tiny_models import FAMILIES
 from trainables.base import InputError
 from trainables.export.adapter import AdapterOptions, pattern, target_names, write_adapter
+from trainables.linalg.factors import save_factors
 from trainables.linalg.tensor_file import write_tensors
 
 
@@ -151,6 +155,36 @@ def test_bf16_is_stored_as_such_and_close(pairs, tmp_path):
 def test_an_adapter_of_nothing_is_refused(pairs, tmp_path):
     with pytest.raises(InputError, match="equals the base"):
         write_adapter(tmp_path, pairs["llama"].base, pairs["llama"].factors, pairs["llama"].ranks(0))
+
+
+class _Fleeting(Mapping):
+    """Factors made when they are asked for; notes how many of earlier layers are still in memory then."""
+
+    def __init__(self, factors):
+        self.factors, self.made, self.most = factors, [], 0
+
+    def __getitem__(self, name):
+        self.most = max(self.most, sum(one() is not None for one in self.made))
+        made = dataclasses.replace(self.factors[name])
+        self.made.append(weakref.ref(made))
+        return made
+
+    def __iter__(self):
+        return iter(self.factors)
+
+    def __len__(self):
+        return len(self.factors)
+
+
+def test_files_are_written_layer_by_layer_with_the_factors_of_one_in_memory(pairs, tmp_path):
+    """The layer before may live on while the next one is asked for, since its last tensor is just being written."""
+    pair = pairs["llama"]
+    assert len(pair.factors) > 10
+    for_adapter, for_export = _Fleeting(pair.factors), _Fleeting(pair.factors)
+    write_adapter(tmp_path, pair.base, for_adapter, pair.ranks(4))
+    shapes = {name: (len(found.u), found.vt.shape[1], found.rank) for name, found in pair.factors.items()}
+    save_factors(tmp_path, shapes, ((name, for_export[name]) for name in shapes))
+    assert max(for_adapter.most, for_export.most) <= 1
 
 
 def test_tensors_are_written_in_order_or_not_at_all(tmp_path):

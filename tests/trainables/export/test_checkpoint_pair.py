@@ -329,6 +329,20 @@ def test_only_the_chosen_layers_are_targets_and_the_others_are_excluded_as_such(
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what memory is a process's own")
+def test_a_tensor_is_changed_where_any_of_its_values_is(tmp_path: Path) -> None:
+    """The last value of one tensor differs, by one unit in the last place; NaN is a change."""
+
+    def touch(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        last = tensors["model.layers.1.mlp.up_proj.weight"].view(-1)
+        last[-1] = torch.nextafter(last[-1], torch.tensor(9.0))
+        tensors["model.norm.weight"][0] = math.nan
+        return tensors
+
+    made, layout = checked(architecture("qwen2"), copy("qwen2", tmp_path / "tuned", touch))
+    found = {parameter.name for parameter in layout.parameters if made.is_changed(parameter)}
+    assert found == {"model.layers.1.mlp.up_proj.weight", "model.norm.weight"}
+
+
 def test_a_change_costs_one_copy_of_its_matrix_and_norms_cost_none(tmp_path: Path) -> None:
     shape = (2048, 4096)
     copy_mib = math.prod(shape) * 4 / 2**20

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from tests.trainables.export.pairs import make_pair
 from tests.trainables.export.spectra import layer
 from tests.trainables.tiny_models import examples
-from trainables.base import InputError
+from trainables.base import InputError, Progress
 from trainables.export.functional import EXPORTED, functional_gains
 from trainables.export.spectrum import LayerSpectrum, energy, split_energy
 from trainables.training.examples import Example
@@ -37,6 +37,16 @@ def loss_by_hand(pair, items, ranks) -> float:
     return _loss(model, items)
 
 
+def drained(steps):
+    """Return what a generator yields, and what it returns."""
+    yielded = []
+    while True:
+        try:
+            yielded.append(next(steps))
+        except StopIteration as end:
+            return yielded, end.value
+
+
 def _loss(model, items) -> float:
     total = count = 0
     for item in items:
@@ -51,12 +61,14 @@ def _loss(model, items) -> float:
 def test_losses_are_those_of_models_merged_by_hand(pair):
     items, chosen, layers = examples(9, seed=5), pair.ranks(1, 4, 30), spectra(pair)
     lines: list[str] = []
-    gains = functional_gains(
+    steps = functional_gains(
         pair.base, pair.tuned, pair.factors, layers, [8, 1], items, chosen=chosen, batch_size=4, log=lines.append
     )
+    progress, gains = drained(steps)
     found = {item.label: item for item in gains}
     assert [item.label for item in gains] == ["base", "rank 1", "rank 8", EXPORTED, "tuned"]
     assert len(lines) == len(gains)
+    assert progress == [Progress(step, 5) for step in range(6)], "a point to stop at before each loss"
     for label, ranks in [("base", (0,)), ("rank 1", (1,)), ("rank 8", (8,)), (EXPORTED, (1, 4, 30))]:
         assert found[label].loss == pytest.approx(loss_by_hand(pair, items, pair.ranks(*ranks)), abs=2e-5), label
     assert found["tuned"].loss == pytest.approx(
@@ -69,4 +81,6 @@ def test_losses_are_those_of_models_merged_by_hand(pair):
 
 def test_a_token_that_a_model_does_not_know_is_refused_before_it_is_looked_up(pair):
     with pytest.raises(InputError, match="gives a token 100000, and the base model knows"):
-        functional_gains(pair.base, pair.tuned, pair.factors, spectra(pair), [1], [Example([1, 100_000, 2], 1)])
+        drained(
+            functional_gains(pair.base, pair.tuned, pair.factors, spectra(pair), [1], [Example([1, 100_000, 2], 1)])
+        )

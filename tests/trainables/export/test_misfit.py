@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.trainables.architectures import architecture
-from tests.trainables.export.test_checkpoint_pair import checked, copy, moved, refused
+from tests.trainables.export.test_checkpoint_pair import WEIGHTS, checked, copy, moved, refused
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 
@@ -53,7 +55,7 @@ def test_every_misfit_of_both_sides_is_counted_in_one_line(tmp_path: Path) -> No
     said = refused(base, tuned)
     assert said.startswith(f"{Q} of the base is stored as I8: give a checkpoint that is not quantised (")
     assert "the tuned has no tensor model.norm.weight (and 3 more tensors that do not fit)" in said
-    assert "is it another model?" in said
+    assert "it may be another model" in said
 
 
 def test_a_base_whose_weights_are_not_those_of_its_config_is_the_base_s_mistake(tmp_path: Path) -> None:
@@ -92,6 +94,29 @@ def test_a_weight_that_is_stored_in_too_few_bits_is_refused_by_name(dtype: torch
     said = refused(architecture("qwen2"), tuned)
     assert f"{Q} of the tuned is stored as " in said
     assert "give a checkpoint that is not quantised" in said
+
+
+@pytest.mark.parametrize("part", ["", "layers"])
+def test_shards_that_zero_3_did_not_gather_are_told_from_another_model(part: str, tmp_path: Path) -> None:
+    def scatter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.empty(0) if part in name else tensor for name, tensor in tensors.items()}
+
+    base, tuned = architecture("qwen2"), copy("qwen2", tmp_path / "tuned", scatter)
+    for said in (refused(base, tuned), refused(tuned, base).replace("the base", "the tuned")):
+        assert "the tuned holds no values in " in said
+        assert "has the shape [0]): it was saved under DeepSpeed ZeRO-3 without gathering its shards" in said
+        assert "zero_to_fp32.py (option --safe_serialization) and give the result" in said
+
+
+def test_a_missing_shard_is_told_by_the_names_of_the_others_where_no_index_lists_them(tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    shutil.copytree(architecture("qwen2"), tuned)
+    (tuned / WEIGHTS).unlink()
+    tensors = load_file(architecture("qwen2") / WEIGHTS)
+    for number in (0, 2):
+        part = {name: tensors[name] for name in sorted(tensors)[number::3]}
+        save_file(part, tuned / f"model-0000{number + 1}-of-00003.safetensors")
+    assert "; it has 2 of 3 shards: copy all its files again" in refused(architecture("qwen2"), tuned)
 
 
 def test_an_unmerged_adapter_is_told_from_another_architecture(tmp_path: Path) -> None:

@@ -162,3 +162,29 @@ def test_the_same_spectrum_gives_the_same_bytes(tmp_path):
         draw_all(tmp_path / name, _spectrum({"h.{}.attn.c_attn": (4, 4)}, blocks=1))
     for path in (tmp_path / "one").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path
+
+
+@pytest.mark.parametrize("shares", [(0.12, 0.16, 0.2, 0.22), (0.7, 0.85, 0.95, 0.99)], ids=["low", "high"])
+def test_the_legend_of_the_gains_hides_no_point(shares):
+    ranks = (1, 2, 4, 8)
+    gains = [
+        FunctionalGain(f"rank {r}", r, 0.3 + 0.06 * r, 3 - 2 * share) for r, share in zip(ranks, shares, strict=True)
+    ]
+    gains = [FunctionalGain("base", None, None, 3.0), *gains, FunctionalGain("tuned", None, None, 1.0)]
+    spectrum = _spectrum(shapes=LLAMA, rank=8)
+    with figure_style.house_rules():
+        figure = overview(panels(spectrum, gains), spectrum)
+        figure.draw_without_rendering()
+    (axes,) = [axes for axes in figure.axes if axes.get_ylabel() == "share kept"]
+    box = axes.get_legend().get_window_extent()
+    rule = axes.transData.transform((1, 1))[1]
+    assert box.y0 > rule or box.y1 < rule, "nor does the rule of the tuned model strike it through"
+    for line in axes.lines[:2]:
+        assert not any(box.contains(*point) for point in axes.transData.transform(line.get_xydata()))
+
+
+@pytest.mark.parametrize(("last", "told"), [(12, ["1", "2", "4", "8", "12"]), (17, ["1", "2", "4", "8", "", "17"])])
+def test_a_rank_keeps_its_label_where_there_is_room(last, told):
+    axes = figure_style.new_figure(3.5, 2.5).subplots()
+    figure_style.rank_axis(axes, [*(1 << n for n in range((last - 1).bit_length())), last])
+    assert [label.get_text() for label in axes.get_xticklabels()] == told

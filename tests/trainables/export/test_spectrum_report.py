@@ -254,3 +254,12 @@ def test_a_report_is_all_of_its_files_and_its_text_is_the_one_returned(tmp_path)
     plain = Spectrum(layers({"lm_head": np.eye(3)}, 2), [], 2)
     write_report(tmp_path / "plain", plain)
     assert not (tmp_path / "plain" / "gains.csv").exists()
+
+
+def test_one_rank_for_all_layers_is_not_told_as_a_split(tmp_path):
+    spectrum = _spectrum()
+    alike = {layer.linear.name: layer.linear.rank(spectrum.rank) for layer in spectrum.layers}
+    assert "ranks per layer" not in write_report(tmp_path / "alike", spectrum, ranks=alike)
+    first = next(iter(alike))
+    assert "ranks per layer" in write_report(tmp_path / "split", spectrum, ranks={**alike, first: alike[first] - 1})
+    assert "rank_kept" in (tmp_path / "alike" / "layers.csv").read_text()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies
 
 from tests.trainables.linalg.matrices import exact_values, spectrum, with_spectrum
-from trainables.linalg import truncated
+from trainables.linalg import bounds, truncated
 from trainables.linalg.truncated import TOLERANCE, truncated_svd
 
 KINDS = ("fast", "slow", "clusters", "low")
@@ -27,12 +27,13 @@ def _assert_holds(matrix, found, rank):
     large = exact >= 1e-2 * exact[0]
     assert np.allclose(sigma[large], exact[large], rtol=1e-4, atol=0)
     assert np.allclose(sigma, exact, rtol=0, atol=1e-5 * exact[0])
+    assert np.all(np.diff(sigma) <= 0)
     identity = torch.eye(rank)
     assert torch.allclose(factors.u.T @ factors.u, identity, atol=5e-6)
     assert torch.allclose(factors.vt @ factors.vt.T, identity, atol=5e-6)
     whole = matrix.double()
     best = float((whole.square().sum() - torch.from_numpy(exact).square().sum()).clamp_min(0).sqrt())
-    lost = float(torch.linalg.norm(whole - factors.delta().double()))
+    lost = float(torch.linalg.norm(whole - (factors.u.double() * factors.s) @ factors.vt.double()))
     assert lost <= best * (1 + 1e-4) + 1e-5 * exact[0]
 
 
@@ -112,6 +113,76 @@ def test_ties_and_missing_ranks_give_orthonormal_factors(matrix):
     _assert_holds(matrix, truncated_svd(matrix, 3), 3)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 4, 8])
+def test_a_small_rank_of_a_larger_matrix_goes_the_fast_way_too(rank):
+    matrix = with_spectrum(spectrum("slow", 400), 400, 640)
+    found = truncated_svd(matrix, rank)
+    assert found.certificate.route == "golub-kahan"
+    _assert_holds(matrix, found, rank)
+
+
+def _structured() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    hadamard = torch.ones(1, 1)
+    for _ in range(8):
+        hadamard = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), hadamard)
+    some = torch.randn(256, 400, generator=generator)
+    half = with_spectrum(spectrum("fast", 128), 128, 400)
+    column, huge, tiny = torch.zeros(256, 400), 1e-3 * some, torch.zeros(256, 400)
+    two = torch.zeros(256, 400)
+    column[:, 7], huge[3, 5], two[1, 2], two[200, 300] = some[:, 0], 1e4, 6e-8, 6e-8
+    tiny.view(-1)[torch.randint(0, tiny.numel(), (40,), generator=generator)] = 3e-39
+    return {
+        "hadamard": hadamard,
+        "graded hadamard": hadamard * 0.9 ** torch.arange(256)[:, None],
+        "graded rows": some * torch.logspace(-6, 6, 256)[torch.randperm(256, generator=generator)][:, None],
+        "rows twice": torch.cat([half, half]),
+        "one column": column,
+        "one huge entry": huge,
+        "few entries, denormal": tiny,
+        "two entries": two,
+        "integers of rank 5": (4 * some[:, :5]).round() @ (4 * some[:5]).round(),
+        "blocks": torch.block_diag(*(0.5**k * some[32 * k : 32 * k + 32, :50] for k in range(8))),
+        "almost fp32's largest": 1e37 * with_spectrum(spectrum("slow", 256), 256, 400),
+        "tall": with_spectrum(spectrum("slow", 70), 2000, 70),
+    }
+
+
+@pytest.mark.parametrize("rank", [1, 3, 16, 40])
+@pytest.mark.parametrize("name", _structured())
+def test_every_promise_holds_for_structured_matrices(name, rank):
+    matrix = _structured()[name]
+    _assert_holds(matrix, truncated_svd(matrix, rank), rank)
+
+
+def test_what_a_bound_cost_and_the_chance_that_it_is_wrong_are_stated():
+    low = truncated_svd(with_spectrum(spectrum("low", 400), 400, 640), 24).certificate
+    slow = truncated_svd(with_spectrum(spectrum("slow", 400), 400, 640), 24).certificate
+    assert low.failure_probability == 0
+    assert low.products == 5 * 2 * 16 + 24 + bounds.PROBES
+    assert slow.products >= low.products + bounds.LEAK_PROBES + bounds.CHECK_WIDTH
+    assert bounds.FAILURE * 3 <= slow.failure_probability <= 1e-8
+
+
+def test_a_refused_certificate_costs_more_blocks_and_is_on_the_bill(monkeypatch):
+    checks, verify = [], bounds.verify
+
+    def watched(matrix, basis, *rest):
+        found = verify(matrix, basis, *rest)
+        checks.append((basis.products, found.products))
+        return found
+
+    monkeypatch.setattr(bounds, "verify", watched)
+    monkeypatch.setattr(truncated, "SURE", 30.0)
+    matrix = with_spectrum(spectrum("slow", 400), 400, 640)
+    found = truncated_svd(matrix, 24)
+    assert len(checks) > 1
+    assert found.certificate.route == "golub-kahan"
+    assert found.certificate.products == checks[-1][0] + sum(products for _, products in checks)
+    assert all(products > 24 + bounds.PROBES + bounds.LEAK_PROBES + bounds.CHECK_WIDTH for _, products in checks)
+    _assert_holds(matrix, found, 24)
+
+
 def test_a_direction_that_the_start_cannot_see_is_found_all_the_same():
     # The start block is known, so a matrix can hide its largest singular vector from it: the bounds must not miss it.
     generator = torch.Generator().manual_seed(truncated.SEED)
@@ -161,6 +232,17 @@ def test_a_matrix_that_is_not_finite_is_refused(bad):
     matrix[2, 3] = bad
     with pytest.raises(ValueError, match="6x4 matrix with NaN or infinity"):
         truncated_svd(matrix, 2)
+
+
+def test_values_beyond_fp32_are_refused():
+    with pytest.raises(ValueError, match="6x4 matrix with NaN or infinity"):
+        truncated_svd(torch.full((6, 4), 1e300, dtype=torch.float64), 2)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1e-4, float("nan")])
+def test_a_tolerance_must_be_positive(tolerance):
+    with pytest.raises(ValueError, match="is not positive"):
+        truncated_svd(torch.ones(6, 4), 2, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("rank", [0, 5])
