@@ -173,6 +173,18 @@ def test_rows_that_depend_on_each_other_are_orthonormalised_without_loss(order):
     assert float((found @ basis.T).abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-25, 1e-39])
+@pytest.mark.parametrize("first", [0, 2, 4])
+def test_rows_of_next_to_nothing_and_rows_within_the_basis_still_give_an_orthonormal_block(size, first):
+    # Unit vectors are what a QR completes a basis with by itself: these must not come back.
+    eye = torch.eye(40)
+    found, factor = orthonormalise(size * eye[first : first + 4], eye[:4], torch.Generator().manual_seed(0))
+    assert torch.allclose(found @ found.T, torch.eye(4), atol=1e-6)
+    assert float((found @ eye[:4].T).abs().max()) < 1e-6
+    outside = size * eye[max(4, first) : first + 4].double()
+    assert torch.allclose(factor[max(0, 4 - first) :] @ found.double(), outside, rtol=0, atol=2e-6 * size)
+
+
 def test_a_basis_of_everything_leaves_nothing_unseen():
     matrix = with_spectrum(spectrum("slow", 64), 64, 80)
     found = bounds.norm_bound(matrix, torch.eye(64), 0.0, torch.Generator().manual_seed(0))

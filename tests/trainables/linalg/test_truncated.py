@@ -81,6 +81,7 @@ def test_what_squaring_would_lose_goes_to_the_exact_route():
     assert truncated.gram(matrix, 32, 1e-9) is None
     found = truncated_svd(matrix, 32, tolerance=1e-9)
     assert found.certificate.route == "exact"
+    assert (found.certificate.lower < found.certificate.upper).all()
     assert found.certificate.bound <= 1e-9
 
 
@@ -95,6 +96,13 @@ def test_a_tighter_tolerance_is_kept_too():
 def test_tiny_matrices_are_factorised_at_every_rank(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     for rank in range(1, min(shape) + 1):
+        _assert_holds(matrix, truncated_svd(matrix, rank), rank)
+
+
+def test_a_single_column_has_orthonormal_factors_at_every_rank():
+    matrix = torch.zeros(20, 30)
+    matrix[:, 7] = torch.randn(20, generator=torch.Generator().manual_seed(1))
+    for rank in (2, 5, 20):
         _assert_holds(matrix, truncated_svd(matrix, rank), rank)
 
 
@@ -161,7 +169,15 @@ def test_what_a_bound_cost_and_the_chance_that_it_is_wrong_are_stated():
     assert low.failure_probability == 0
     assert low.products == 5 * 2 * 16 + 24 + bounds.PROBES
     assert slow.products >= low.products + bounds.LEAK_PROBES + bounds.CHECK_WIDTH
-    assert bounds.FAILURE * 3 <= slow.failure_probability <= 1e-8
+    assert slow.failure_probability == pytest.approx(3 * bounds.FAILURE * truncated.MOST_ATTEMPTS)
+
+
+def test_small_values_of_the_small_matrix_are_not_lost_by_squaring():
+    sigma = torch.tensor([1.0, 0.1, 1e-7, 3e-8, 1e-9], dtype=torch.float64)
+    u, v = (torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(s)).double())[0] for s in (1, 2))
+    values, left, right = truncated._small_svd(u @ sigma.diag() @ v, 4)
+    assert torch.allclose(values, sigma[:4], rtol=1e-7)
+    assert torch.allclose(left.T @ (u @ sigma.diag() @ v) @ right.T, sigma[:4].diag(), atol=1e-14)
 
 
 def test_a_refused_certificate_costs_more_blocks_and_is_on_the_bill(monkeypatch):
