@@ -70,6 +70,7 @@ class Gang:
         self.begun: set[int] = set()
         self.endings: dict[int, Ending] = {}
         self.heard: deque[Progress] = deque()
+        self.last: Progress | None = None
 
     def __iter__(self) -> Gang:
         return self
@@ -107,6 +108,7 @@ class Gang:
             self.crew.end()
             raise said.problem
         self.heard.extend(said.progress)
+        self.last = said.progress[-1] if said.progress else self.last
         if rank not in self.begun:
             self.begun.add(rank)
             self.waits_since = time.monotonic()
@@ -127,11 +129,21 @@ class Gang:
         for rank, one in self.endings.items():
             if one.trace and one.trace != ending.trace:
                 self.log(f"worker {rank} of {self.size}: {one.trace}")
-        if ending.status == "lost":
+        if ending.status in ("lost", "failed", "oom"):
             self.log(ending.error)
+        notes = Notes.found(self.attempt, self.started)
+        self._catch_up(notes)
         peaks = [one.peak_memory_gib for one in self.endings.values() if one.peak_memory_gib is not None]
         ending = dataclasses.replace(ending, peak_memory_gib=max(peaks, default=None))
-        self.outcome = conclude(self.job, self.attempt, ending, Notes.found(self.attempt, self.started))
+        self.outcome = conclude(self.job, self.attempt, ending, notes)
+
+    def _catch_up(self, notes: Notes) -> None:
+        """Pass on the steps that worker 0 has noted, and not come to speak of."""
+        heard, total = (self.last.step, self.last.total) if self.last else (notes.resumed_at, 0)
+        for row in notes.rows:
+            step, metrics = int(row["step"]), {name: value for name, value in row.items() if name != "step"}
+            if step > heard:
+                self.heard.append(Progress(step, max(step, total), metrics))
 
 
 def judge(size: int, endings: Mapping[int, Ending], waited_s: float) -> Ending | None:
@@ -186,11 +198,7 @@ def _named(rank: int, ending: Ending, size: int) -> Ending:
     """Say in which worker an error was raised, if there are several."""
     if size == 1:
         return ending
-    return dataclasses.replace(
-        ending,
-        error=f"{ending.error} (worker {rank} of {size})",
-        trace=f"worker {rank} of {size}: {ending.trace}",
-    )
+    return dataclasses.replace(ending, error=f"{ending.error} (worker {rank} of {size})")
 
 
 def _workers(ranks: list[int], size: int) -> str:

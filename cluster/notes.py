@@ -42,6 +42,7 @@ class Notes:
     rows: list[Row]
     started: float
     seconds_before: float
+    resumed_at: int = 0
     noted: float = 0.0
 
     @classmethod
@@ -49,13 +50,13 @@ class Notes:
         """Return the notes of an attempt that begins: those of earlier ones, up to its checkpoint."""
         rows, seconds = earlier(attempt)
         append_rows(attempt.folder, rows)
-        return cls(attempt.folder, rows, time.time(), seconds)
+        return cls(attempt.folder, rows, time.time(), seconds, _resumed_at(attempt))
 
     @classmethod
     def found(cls, attempt: Attempt, started: float) -> Notes:
         """Return what another process has noted in an attempt that began then (seconds since the epoch)."""
         rows = read_progress(attempt.folder).get("rows", [])
-        return cls(attempt.folder, rows, started, earlier(attempt)[1])
+        return cls(attempt.folder, rows, started, earlier(attempt)[1], _resumed_at(attempt))
 
     def note(self, progress: Progress) -> None:
         """Keep the measurements of a step, and leave word of how far the run is."""
@@ -76,7 +77,7 @@ def earlier(attempt: Attempt) -> tuple[list[Row], float]:
     """Return the step history up to the checkpoint that this attempt resumes from, and the seconds it took."""
     if attempt.resume_from is None:
         return [], 0.0
-    step = int(attempt.resume_from.name.removeprefix("step-"))
+    step = _resumed_at(attempt)
     about = read_progress(attempt.resume_from.parents[1])
     return [row for row in about.get("rows", []) if row["step"] <= step], float(about.get("seconds", 0.0))
 
@@ -117,3 +118,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
                 merge_row(rows, json.loads(line))
         about["rows"] = rows
     return about
+
+
+def _resumed_at(attempt: Attempt) -> int:
+    return 0 if attempt.resume_from is None else int(attempt.resume_from.name.removeprefix("step-"))

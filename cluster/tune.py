@@ -163,7 +163,7 @@ class Driver:
             run = self.jobs[trial_id].run
             if report.attempt and trial_id not in self.begun:
                 self.begun.add(trial_id)
-                self.dispatch.started(run.id, report.attempt, report.host, report.node)
+                self.dispatch.started(run.id, report.attempt, report.host, report.nodes)
             for progress in report.progress:
                 self.dispatch.progressed(run.id, progress)
             if report.problem is not None:

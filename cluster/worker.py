@@ -96,7 +96,9 @@ class Worker(tune.Trainable):  # type: ignore[misc]
         except Exception as error:
             report.problem = portable(error)
         if report.outcome is not None and report.outcome.status == "lost":
-            raise WorkerLost(report.outcome.because)
+            if not report.progress:
+                raise WorkerLost(report.outcome.because)
+            report.outcome = None  # first what was measured, then, at the next step, that it is over
         return {"report": report, "done": report.outcome is not None or report.problem is not None}
 
     def cleanup(self) -> None:
