@@ -22,6 +22,7 @@ from cluster.notes import Log, Notes
 from cluster.share import Said
 from orchestrator.store import Attempt
 from trainables.base import Member, Progress
+from trainables.training.memory import MicroBatch, asks_for_restart, find_word
 
 ECHO_S = 20.0
 """How long the loss of a worker may take to be noticed, once another worker has lost its connection to it."""
@@ -71,6 +72,7 @@ class Gang:
         self.endings: dict[int, Ending] = {}
         self.heard: deque[Progress] = deque()
         self.last: Progress | None = None
+        self.micro_batch: MicroBatch | None = None
 
     def __iter__(self) -> Gang:
         return self
@@ -82,8 +84,8 @@ class Gang:
         while not self.heard and self.outcome is None:
             verdict = self._judge()
             if verdict is not None:
-                self._conclude(verdict)
-                break
+                self._end(verdict)
+                continue
             for rank, said in self.crew.hear(HEAR_S):
                 self._hear(rank, said)
         if self.heard:
@@ -94,12 +96,14 @@ class Gang:
         """Abandon the run where it is; its checkpoints stay for the next attempt."""
         self.crew.end()
 
-    def _start(self) -> None:
+    def _start(self, resume_from: Path | None = None) -> None:
         self.waits_since = time.monotonic()
+        self.micro_batch = find_word(self.attempt.checkpoints)
+        attempt = self.attempt if resume_from is None else dataclasses.replace(self.attempt, resume_from=resume_from)
         port = self.crew.free_port()
         members = [Member(rank, self.size, self.crew.address, port) for rank in range(self.size)]
         try:
-            self.crew.start(self.job, self.attempt, members, self.halt)
+            self.crew.start(self.job, attempt, members, self.halt)
         except WorkerLost as lost:
             self.endings[0] = Ending("lost", error=str(lost))
 
@@ -124,8 +128,21 @@ class Gang:
             return Ending("lost", error=f"{_workers(missing, self.size)} did not start within {PATIENCE_S:g} s")
         return judge(self.size, self.endings, waited_s)
 
-    def _conclude(self, ending: Ending) -> None:
+    def _end(self, ending: Ending) -> None:
         self.crew.end()
+        if ending.status == "oom" and asks_for_restart(self.attempt.checkpoints, self.micro_batch):
+            self.log(f"{ending.error}; starts again with a smaller micro-batch")
+            self.begun, self.endings = set(), {}
+            self._start(self._newest_checkpoint())
+            return
+        self._conclude(ending)
+
+    def _newest_checkpoint(self) -> Path | None:
+        step = self.job.open_store().last_checkpoint(self.job.run.id)
+        newest = self.attempt.checkpoints / f"step-{step}"
+        return newest if newest.is_dir() else None
+
+    def _conclude(self, ending: Ending) -> None:
         for rank, one in self.endings.items():
             if one.trace and one.trace != ending.trace:
                 self.log(f"worker {rank} of {self.size}: {one.trace}")

@@ -17,13 +17,14 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cluster.attempt import Steps, make_context
 from cluster.base import Job
 from cluster.ending import Ending
 from cluster.notes import Log, Notes
 from orchestrator.store import Attempt
-from trainables.base import Member, Progress
+from trainables.base import Context, Member, Progress
 
 SIOCGIFADDR = 0x8915
 """Linux' request for the address of a network interface."""
@@ -53,6 +54,18 @@ class Said:
 
 
 @dataclass
+class SharedContext(Context):
+    """Knows whether the trainable has asked who it is: one that has not would do everything in every worker."""
+
+    was_asked: bool = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "member":
+            self.was_asked = True
+        return super().__getattribute__(name)
+
+
+@dataclass
 class Share:
     """A run's generator in one of its workers."""
 
@@ -69,9 +82,9 @@ class Share:
         context = make_context(orders.job, orders.attempt, log, orders.halt)
         if member.size > 1:
             choose_interface(member)
-            context.member = member
+        self.context = SharedContext(**{**vars(context), "member": member if member.size > 1 else None})
         note = Notes.begin(orders.attempt).note if self.is_first else _note_nothing
-        self.steps = Steps(orders.job, context, note)
+        self.steps = Steps(orders.job, self.context, note)
 
     def advance(self, seconds: float) -> Said:
         """Go on for so long, at least by one step; workers other than the first go on to the end."""
@@ -83,7 +96,12 @@ class Share:
                 progress.clear()
             if time.monotonic() >= until:
                 break
-        return Said(tuple(progress), self.steps.ending)
+        ending = self.steps.ending
+        if self.orders.member.size > 1 and not self.context.was_asked and (ending is None or ending.status == "done"):
+            stage = self.orders.job.run.stage
+            self.steps.close()
+            return Said(ending=Ending("failed", error=f"{stage} cannot be shared: use --place {stage}.workers=1"))
+        return Said(tuple(progress), ending)
 
 
 def rank_log(attempt: Attempt, rank: int) -> Path:
