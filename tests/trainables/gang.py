@@ -21,7 +21,14 @@ from tests.trainables.driver import Driven, execute
 from trainables.base import Member, Place
 from trainables.training.memory import asks_for_restart, find_word
 
-PRELOAD = ["tests.trainables.gang", "transformers", "peft", "deepspeed", "trainables.training.zero_engine"]
+PRELOAD = [
+    "tests.trainables.gang",
+    "peft",
+    "transformers",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # compiles at import, which takes seconds
+    "deepspeed.runtime.zero.stage3",
+    "trainables.training.zero_engine",
+]
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ def _work(job: Job, member: Member | None, pipe: Connection) -> None:
 
 @functools.cache
 def _server() -> Any:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
