@@ -91,17 +91,23 @@ class Share:
         until = time.monotonic() + (seconds if self.is_first else math.inf)
         progress = []
         for step in self.steps:
-            progress.append(step)
-            if not self.is_first:
-                progress.clear()
+            if self.works_alone():
+                return Said(ending=self._refused())
+            progress += [step] if self.is_first else []
             if time.monotonic() >= until:
                 break
         ending = self.steps.ending
-        if self.orders.member.size > 1 and not self.context.was_asked and (ending is None or ending.status == "done"):
-            stage = self.orders.job.run.stage
-            self.steps.close()
-            return Said(ending=Ending("failed", error=f"{stage} cannot be shared: use --place {stage}.workers=1"))
-        return Said(tuple(progress), ending)
+        is_refused = ending is not None and ending.status == "done" and self.works_alone()
+        return Said(tuple(progress), self._refused() if is_refused else ending)
+
+    def works_alone(self) -> bool:
+        """Say whether the generator has come this far as if there were no other workers."""
+        return self.orders.member.size > 1 and not self.context.was_asked
+
+    def _refused(self) -> Ending:
+        self.steps.close()
+        stage = self.orders.job.run.stage
+        return Ending("failed", error=f"{stage} cannot be shared by several workers: use --place {stage}.workers=1")
 
 
 def rank_log(attempt: Attempt, rank: int) -> Path:
