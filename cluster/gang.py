@@ -66,7 +66,7 @@ class Gang:
         self.outcome: Outcome | None = None
         self.attempt = begin(job)
         self.log = Log(self.attempt.output / "log.txt")
-        self.started = time.time()
+        self.started = Notes.begin(self.attempt).started
         self.waits_since: float | None = None
         self.begun: set[int] = set()
         self.endings: dict[int, Ending] = {}

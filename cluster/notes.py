@@ -54,7 +54,7 @@ class Notes:
 
     @classmethod
     def found(cls, attempt: Attempt, started: float) -> Notes:
-        """Return what another process has noted in an attempt that began then (seconds since the epoch)."""
+        """Return the notes of an attempt that another process has begun, then (seconds since the epoch)."""
         rows = read_progress(attempt.folder).get("rows", [])
         return cls(attempt.folder, rows, started, earlier(attempt)[1], _resumed_at(attempt))
 

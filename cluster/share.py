@@ -83,7 +83,7 @@ class Share:
         if member.size > 1:
             choose_interface(member)
         self.context = SharedContext(**{**vars(context), "member": member if member.size > 1 else None})
-        note = Notes.begin(orders.attempt).note if self.is_first else _note_nothing
+        note = Notes.found(orders.attempt, time.time()).note if self.is_first else _note_nothing
         self.steps = Steps(orders.job, self.context, note)
 
     def advance(self, seconds: float) -> Said:

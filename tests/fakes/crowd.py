@@ -15,7 +15,7 @@ from typing import Literal
 
 from tests.fakes import ROLES, FakeConfig, needs, sign
 from tests.fakes.count import save
-from trainables.base import Context, Diverged, Metrics, Progress, Stopped, Trainable
+from trainables.base import Context, Metrics, Progress, Stopped, Trainable
 
 
 class CrowdConfig(FakeConfig):
@@ -24,7 +24,7 @@ class CrowdConfig(FakeConfig):
     steps: int = 5
     pause_s: float = 0.0
     rank: int = 1
-    does: Literal["", "die", "leave", "fail", "diverge", "memory", "echo"] = ""
+    does: Literal["", "die", "leave", "fail", "memory"] = ""
     at: int = 3
     times: int = 1
 
@@ -74,12 +74,8 @@ def misbehave(config: CrowdConfig, context: Context) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if config.does == "leave":
         os._exit(7)
-    if config.does == "diverge":
-        raise Diverged("loss is nan at step 3")
     if config.does == "memory":
         raise MemoryError("asked for too much")
-    if config.does == "echo":
-        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:15255")
     if config.does == "fail":
         context.log("about to fail")
         raise ValueError("there is no step 3\nand this line is only in the log")
