@@ -25,9 +25,9 @@ from trainables.base import Place
 NODE = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20}
 
 
-def gang(seed: int, **place: Any) -> Run:
+def gang(*needs: Run, **place: Any) -> Run:
     """Return a gang of workers that say where they are; on CPUs, although they hold GPUs."""
-    return make_run("crowd", seed=seed, steps=2, place=Place(device="cpu", cpus=0.5, **place))
+    return make_run("crowd", *needs, reads=len(needs), steps=2, place=Place(device="cpu", cpus=0.5, **place))
 
 
 @contextmanager
@@ -60,13 +60,11 @@ def refused(backend: Any, place: Place) -> str:
 
 def look(backend: Any, store: Store) -> dict[str, Any]:
     """Run gangs of each strategy; return their nodes and devices by name, and the refusals."""
-    runs = {
-        "pack": gang(0, workers=2, gpus=1),
-        "strict_pack": gang(1, workers=2, gpus=0.5, strategy="STRICT_PACK"),
-        "spread": gang(2, workers=2, gpus=0.5, strategy="SPREAD"),
-        "strict_spread": gang(3, workers=3, gpus=1, strategy="STRICT_SPREAD"),
-        "no_gpus": gang(4, workers=2),
-    }
+    pack = gang(workers=2, gpus=1)
+    strict_pack = gang(pack, workers=2, gpus=0.5, strategy="STRICT_PACK")
+    spread = gang(strict_pack, workers=2, gpus=0.5, strategy="SPREAD")  # alone: where it must, it lies on one node
+    strict_spread = gang(spread, workers=3, gpus=1, strategy="STRICT_SPREAD")
+    runs = {"pack": pack, "strict_pack": strict_pack, "spread": spread, "strict_spread": strict_spread}
     records = sweep(backend, list(runs.values()), store)
     found: dict[str, Any] = {name: records[run.id].metrics for name, run in runs.items()}
     found["refused"] = [

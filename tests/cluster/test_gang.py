@@ -47,12 +47,15 @@ class Gangs:
         self.store, self.ledger = Store(folder / "my runs"), str(folder / "ledger.txt")
         self.first = make_run("ring", place=TWO, ledger=self.ledger)
         self.second = make_run("ring", self.first, stage="evaluate", place=TWO, reads=1, die_at=3, ledger=self.ledger)
-        self.mended = crowd("die", ledger=self.ledger)
+        backend = make_backend()
+        self.has_gpus = not isinstance(backend, LocalBackend)
+        place = Place(workers=2, gpus=1, device="cpu") if self.has_gpus else TWO
+        self.mended = crowd("die", ledger=self.ledger, place=place)
         self.failing = crowd("fail", ledger=self.ledger)
         self.after = make_run("noop", self.mended, stage="evaluate")
         self.runs = [self.first, self.second, self.mended, self.failing, self.after]
         self.memory = Memory()
-        make_backend().run(self.runs, self.store, self.memory)
+        backend.run(self.runs, self.store, self.memory)
         self.records = self.store.records(run.id for run in self.runs)
 
     def processes(self, run: Run) -> list[tuple[int, int]]:
@@ -61,8 +64,8 @@ class Gangs:
         return [(int(name.rpartition("-")[2]), int(pid)) for name, pid in lines if name.startswith(run.id)]
 
 
-def crowd(does: str, *, ledger: str = "", times: int = 1, **config: int) -> Run:
-    return make_run("crowd", place=TWO, ledger=ledger, does=does, times=times, **config)
+def crowd(does: str, *, ledger: str = "", times: int = 1, place: Place = TWO, **config: int) -> Run:
+    return make_run("crowd", place=place, ledger=ledger, does=does, times=times, **config)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,12 @@ def test_workers_that_wait_for_one_that_is_gone_are_ended_with_it(gangs: Gangs) 
     metrics = gangs.records[gangs.mended.id].metrics
     assert (metrics["total"], metrics["started_at"]) == (15, 2)
     assert gangs.memory.statuses([gangs.after]) == ["done"]
+
+
+def test_workers_see_the_gpus_that_are_theirs_alone(gangs: Gangs) -> None:
+    devices = str(gangs.records[gangs.mended.id].metrics["devices"]).split(";")
+    assert len(devices) == 2
+    assert len(set(devices) - {""}) == (2 if gangs.has_gpus else 0)
 
 
 def test_no_process_of_a_gang_is_left(gangs: Gangs) -> None:
@@ -171,6 +180,17 @@ def test_other_ends_of_a_worker_are_the_end_of_the_run(store: Store) -> None:
     assert outcomes[hungry.id].because == "MemoryError: asked for too much (worker 1 of 2)"
     assert "dataset cannot be shared by several workers: use --place dataset.workers=1" in outcomes[alone.id].because
     assert not store.is_finished(alone.id)
+
+
+def test_local_workers_see_their_own_share_of_the_gpus_that_the_driver_may_use(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,8")
+    run = crowd("", place=Place(workers=2, gpus=1, cpus=2, device="cpu"), steps=1)
+    LocalBackend().run([run], store, Memory())
+    record = store.record(run.id)
+    assert record is not None
+    assert (record.metrics["devices"], record.metrics["threads"]) == ("5;7", "2;2")
 
 
 def test_a_run_has_the_same_id_however_many_workers_it_has() -> None:

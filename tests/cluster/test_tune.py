@@ -38,7 +38,8 @@ def test_workers_are_reused_and_see_the_cpus_and_gpus_of_their_runs(store: Store
     small = [make_run("sleep", seed=seed, seconds=0.02) for seed in range(12)]
     wide = make_run("sleep", seed=20, seconds=0.02, place=Place(cpus=2))
     pair = make_run("sleep", seed=21, seconds=0.02, place=Place(gpus=2))
-    _, records = sweep([*small, wide, pair], store)
+    halves = [make_run("sleep", seed=seed, seconds=1.0, place=Place(gpus=0.5, cpus=0.5)) for seed in (22, 23)]
+    _, records = sweep([*small, wide, pair, *halves], store)
     metrics = {run_id: record.metrics for run_id, record in records.items()}
     assert len({metrics[run.id]["pid"] for run in small}) < 6, "twelve runs need few processes"
     assert max(int(metrics[run.id]["runs_in_this_process"] or 0) for run in small) > 2
@@ -47,6 +48,8 @@ def test_workers_are_reused_and_see_the_cpus_and_gpus_of_their_runs(store: Store
     assert len(str(metrics[pair.id]["cuda_visible_devices"]).split(",")) == 2
     assert metrics[wide.id]["cuda_visible_devices"] == ""
     assert metrics[wide.id]["pid"] != metrics[pair.id]["pid"]
+    first, second = (records[run.id] for run in halves)
+    assert first.metrics["cuda_visible_devices"] == second.metrics["cuda_visible_devices"] != "", "halves of one GPU"
 
 
 @pytest.mark.usefixtures("ray_session")

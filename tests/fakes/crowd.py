@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from tests.fakes import ROLES, FakeConfig, needs, sign
-from tests.fakes.count import save
+from tests.fakes.count import save, wait_for
 from trainables.base import Context, Metrics, Progress, Stopped, Trainable
 
 
@@ -43,6 +43,8 @@ def run(config: CrowdConfig, context: Context) -> Generator[Progress, None, Metr
     for step in range(start + 1, config.steps + 1):
         time.sleep(config.pause_s)
         if step == config.at and rank == config.rank and attempts <= config.times:
+            if step > start + 1:
+                wait_for(context.checkpoints / f"step-{step - 1}")
             misbehave(config, context)
         stops = meet(board, f"step-{step}", rank, size, str(int(context.stop_requested())))
         total += step

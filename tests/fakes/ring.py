@@ -11,7 +11,7 @@ from collections.abc import Generator
 from typing import Any
 
 from tests.fakes import ROLES, FakeConfig, needs, sign
-from tests.fakes.count import save
+from tests.fakes.count import save, wait_for
 from trainables.base import Context, Member, Metrics, Progress, Trainable
 
 
@@ -35,6 +35,7 @@ def run(config: RingConfig, context: Context) -> Generator[Progress, None, Metri
         start, total = map(int, (context.resume_from / "state.txt").read_text().split())
     for step in range(start + 1, config.steps + 1):
         if step == config.die_at and attempt == 1 and member.rank == member.size - 1:
+            wait_for(context.checkpoints / f"step-{step - 1}")
             os.kill(os.getpid(), signal.SIGKILL)
         shared = torch.tensor([(member.rank + 1) * step])
         dist.all_reduce(shared)
