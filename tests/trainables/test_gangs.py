@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.trainables.driver import Driven, execute
 from tests.trainables.gang import Job, drive_gang, work
-from tests.trainables.tiny_models import base_model, dataset, inputs
+from tests.trainables.tiny_models import base_model, dataset, examples, inputs
 from trainables.base import Diverged, InputError, Place, Stopped
 
 # Five sequences on two workers: unequal shares; and micro-batches of 2, so that one has a pass without an item.
@@ -163,7 +163,7 @@ def test_a_run_goes_on_with_other_workers_or_another_stage(tmp_path, one, before
 
 
 # A rate so high that an early evaluation is the best.
-WILD = {"learning_rate": 0.3, "schedule": "constant", "warmup_steps": 0, "batch_size": 4, "weight_decay": 0.0}
+WILD = {"learning_rate": 0.1, "schedule": "constant", "warmup_steps": 0, "batch_size": 4, "weight_decay": 0.0}
 WILD |= {"max_grad_norm": 1.0}
 
 
@@ -312,9 +312,12 @@ def test_offload_changes_no_loss_and_resumes_bit_for_bit(tmp_path, one, stage):
 def test_bf16_is_that_of_one_process(tmp_path, trainable, stage):
     settings = (TEACHER if trainable == "teacher" else STUDENT) | {"precision": "bf16"}
     expected = execute(trainable, settings, tmp_path / "one", inputs=inputs("qwen2"))
-    found = drive_gang(trainable, settings, tmp_path / "gang", inputs=inputs("qwen2"), place=placed(stage))
+    options = {"inputs": inputs("qwen2"), "place": placed(stage)}
+    found = drive_gang(trainable, settings, tmp_path / "gang", **options)
     # Batches of another size round otherwise in bf16 (8 bits): the losses differ by some thousandths of a nat.
     assert found.column("loss") == pytest.approx(expected.column("loss"), abs=0.02)
+    full = drive_gang(trainable, settings | {"precision": "fp32"}, tmp_path / "full", **options)
+    assert found.column("loss") != pytest.approx(full.column("loss"), abs=1e-5)  # or nothing ran in bf16
     weights = "model.safetensors" if trainable == "teacher" else "adapter/adapter_model.safetensors"
     assert {value.dtype for value in load_file(tmp_path / "gang" / weights).values()} == {torch.float32}
 
@@ -331,6 +334,29 @@ def test_a_linears_only_teacher_trains_in_pieces_and_is_saved_whole(tmp_path):
     assert all("proj" in name for name in changed)
 
 
+def check_that_weights_are_in_pieces(rank: int) -> None:
+    """Fail after an evaluation pass that leaves a matrix of the model whole in this worker."""
+    from torch.nn.modules.module import register_module_forward_hook
+    from transformers import Qwen2ForCausalLM
+
+    def check(module: torch.nn.Module, arguments: Any, output: Any) -> None:
+        # The hooks of the layers have run by now; DeepSpeed lets go of a layer's weights there.
+        if isinstance(module, Qwen2ForCausalLM) and not module.training:
+            # Not `layer.weight`: within a pass DeepSpeed gathers what is looked at by name.
+            sizes = [value.numel() for name, value in module.named_parameters() if name.endswith("proj.weight")]
+            assert not any(sizes), f"{sum(map(bool, sizes))} of {len(sizes)} weights stayed whole"
+
+    register_module_forward_hook(check)
+
+
+@pytest.mark.parametrize(("stage", "is_whole"), [(3, False), pytest.param(2, True, marks=pytest.mark.slow)])
+def test_weights_are_in_pieces_between_the_passes_of_zero_3(tmp_path, stage, is_whole):
+    settings = TEACHER | {"steps": 1, "warmup_steps": 0}
+    prepared = {"prepare": check_that_weights_are_in_pieces}
+    workers = work(Job("teacher", settings, tmp_path / "t", inputs("qwen2"), placed(stage), **prepared))
+    assert ("stayed whole" in workers[0].trace + workers[1].trace) == is_whole
+
+
 @pytest.mark.slow
 def test_gangs_of_one_follow_each_other_in_one_process(tmp_path):
     found = work(Job("teacher", TEACHER, tmp_path / "t", inputs("qwen2"), placed(3, 1), prepare=run_another))
@@ -344,12 +370,54 @@ def run_another(rank: int) -> None:
     execute("student", STUDENT, folder, inputs=inputs("qwen2"), place=placed(2, 1))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_loss_scale_changes_no_update_and_skips_those_that_overflow(tmp_path, stage):
+    prepare = functools.partial(train_with_a_loss_scale, stage, tmp_path)
+    found = work(Job("teacher", TEACHER, tmp_path / "t", inputs("qwen2"), placed(stage, 1), prepare=prepare))
+    assert [worker.trace for worker in found] == [""]
+
+
+def train_with_a_loss_scale(stage: int, folder: Path, rank: int) -> None:
+    """Compare a ZeRO engine that scales its loss with a plain one; the passes are in fp32, as CPUs have no fp16."""
+    from trainables.base import Context
+    from trainables.training.batches import padded
+    from trainables.training.config import TrainingConfig
+    from trainables.training.engine import ProcessEngine
+    from trainables.training.forward import summed_loss
+    from trainables.training.models import load_model
+    from trainables.training.workers import CPU, join
+    from trainables.training.zero_engine import ZeroEngine
+
+    config = TrainingConfig(precision="fp32", learning_rate=1e-3, schedule="constant", max_grad_norm=0.5)
+    context = Context("teacher-0", {}, folder, folder, placed(stage, 1))
+    plain = ProcessEngine(load_model(base_model("qwen2")), config, steps=9, device=CPU)
+    with join(context, CPU) as workers:
+        half = config.model_copy(update={"precision": "fp16"})
+        model = load_model(base_model("qwen2"))
+        scaled = ZeroEngine(model, half, steps=9, workers=workers, place=context.place)
+        scaled.zero.module.precision = "fp32"
+        for step in range(3):
+            norms = []
+            for engine in (plain, scaled):
+                engine.backward(engine.forward(summed_loss, padded(examples(3, seed=step), 0)) / 10)
+                norms.append(engine.step())
+            assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+        before = scaled.trained_weights()
+        for name, value in plain.trained_weights().items():
+            assert before[name] == pytest.approx(value, abs=1e-4), name
+        scaled.backward(scaled.forward(summed_loss, padded(examples(3), 0)) * 3e38)
+        assert scaled.step() == math.inf
+        assert all(torch.equal(value, before[name]) for name, value in scaled.trained_weights().items())
+        assert (scaled.scale.value, scaled.updates) == (2.0**15, 3)
+
+
 def test_a_gang_of_another_size_than_placed_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="placed on 2 workers and started with 1"):
         execute("teacher", TEACHER, tmp_path / "t", inputs=inputs("qwen2"), place=placed(3))
 
 
 def test_fp16_on_a_cpu_is_a_mistake_in_one_line_in_a_gang_too(tmp_path):
+    settings = TEACHER | {"precision": "fp16"}
     with pytest.raises(InputError, match="bf16 or fp32"):
-        settings = TEACHER | {"precision": "fp16"}
         drive_gang("teacher", settings, tmp_path / "t", inputs=inputs("qwen2"), place=placed(3))

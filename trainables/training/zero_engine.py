@@ -34,6 +34,8 @@ from trainables.training.zero_layout import flat_tensors, fragments, refresh_wei
 
 BUCKET = 2**25
 """Elements gathered or reduced in one message: 128 MiB in fp32. DeepSpeed's default takes 2 GiB of every GPU."""
+LIVE = 2**28
+"""Elements of gathered weights that stage 3 may keep for the way back: 1 GiB in fp32. DeepSpeed's default is 4 GiB."""
 OPTIMIZERS = {1: "DeepSpeedZeroOptimizer", 2: "DeepSpeedZeroOptimizer", 3: "DeepSpeedZeroOptimizer_Stage3"}
 
 
@@ -229,7 +231,9 @@ def deepspeed_settings(place: Place, config: TrainingConfig, *, hidden_size: int
         "stage": place.zero_stage,
         "reduce_bucket_size": BUCKET,
         "allgather_bucket_size": BUCKET,
-        "stage3_prefetch_bucket_size": BUCKET,
+        "stage3_prefetch_bucket_size": min(BUCKET, LIVE),
+        "stage3_max_live_parameters": LIVE,
+        "stage3_max_reuse_distance": LIVE,
         "stage3_param_persistence_threshold": 10 * hidden_size,  # norms and biases, as transformers sets it
     }
     if place.offload:
