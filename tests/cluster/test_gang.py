@@ -182,6 +182,22 @@ def test_other_ends_of_a_worker_are_the_end_of_the_run(store: Store) -> None:
     assert not store.is_finished(alone.id)
 
 
+def test_a_gang_out_of_memory_that_left_word_of_a_smaller_micro_batch_starts_again_in_the_same_attempt(
+    store: Store,
+) -> None:
+    ledger = store.root.with_name("ledger.txt")
+    run, memory = crowd("shrink", ledger=str(ledger), at=4), Memory()
+    LocalBackend().run([run], store, memory)
+    record = store.record(run.id)
+    assert record is not None
+    assert (record.status, record.provenance.attempt) == ("done", 1)
+    assert (record.metrics["total"], record.metrics["started_at"]) == (15, 3)
+    assert record.history == {"step": [1, 2, 3, 4, 5], "total": [1, 3, 6, 10, 15]}
+    assert len({line.split()[1] for line in ledger.read_text().splitlines()}) == 4, "fresh processes"
+    log = (store.artefact(run.id) / "log.txt").read_text()
+    assert "MemoryError: asked for too much (worker 1 of 2); starts again with a smaller micro-batch" in log
+
+
 def test_local_workers_see_their_own_share_of_the_gpus_that_the_driver_may_use(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

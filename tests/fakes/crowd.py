@@ -16,6 +16,7 @@ from typing import Literal
 from tests.fakes import ROLES, FakeConfig, needs, sign
 from tests.fakes.count import save, wait_for
 from trainables.base import Context, Metrics, Progress, Stopped, Trainable
+from trainables.training.memory import MicroBatch, leave_word
 
 
 class CrowdConfig(FakeConfig):
@@ -24,7 +25,7 @@ class CrowdConfig(FakeConfig):
     steps: int = 5
     pause_s: float = 0.0
     rank: int = 1
-    does: Literal["", "die", "leave", "fail", "memory"] = ""
+    does: Literal["", "die", "leave", "fail", "memory", "shrink"] = ""
     at: int = 3
     times: int = 1
 
@@ -76,7 +77,9 @@ def misbehave(config: CrowdConfig, context: Context) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if config.does == "leave":
         os._exit(7)
-    if config.does == "memory":
+    if config.does == "shrink":
+        leave_word(context.checkpoints, MicroBatch(4, 1))
+    if config.does in ("memory", "shrink"):
         raise MemoryError("asked for too much")
     if config.does == "fail":
         context.log("about to fail")
