@@ -10,9 +10,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
-from cluster.attempt import keep_killed
 from cluster.base import Job, Observer, Outcome
-from cluster.schedule import Resources, Schedule, Task
+from cluster.ending import keep_killed
+from cluster.rooms import Demand, Resources
+from cluster.schedule import Schedule, Task
 from orchestrator.plan import Run
 from orchestrator.store import Store
 from trainables.base import Progress
@@ -30,7 +31,7 @@ class Dispatch:
         store: Store,
         observer: Observer,
         nodes: Mapping[str, Resources],
-        request: Callable[[Run], Resources],
+        demand: Callable[[Run], Demand],
     ) -> None:
         """Take the runs in dependency order; runs whose inputs neither exist nor are among them are skipped."""
         self.runs = {run.id: run for run in runs}
@@ -38,7 +39,7 @@ class Dispatch:
         self.hosts: dict[str, str] = {}
         self.losses: dict[str, int] = {}
         self.skipped = self._without_inputs(runs)
-        tasks = [self._task(run, request(run)) for run in runs if run.id not in self.skipped]
+        tasks = [self._task(run, demand(run)) for run in runs if run.id not in self.skipped]
         self.schedule = Schedule(tasks, nodes)
 
     def begin(self) -> None:
@@ -59,10 +60,19 @@ class Dispatch:
         """Whether, once `next` has returned None, nothing will ever start again."""
         return not self.schedule.running
 
-    def started(self, run_id: str, attempt: int, host: str, node: str = "") -> None:
-        """Note that a worker has begun, and where."""
+    def stranded(self) -> list[Run]:
+        """Return runs that could start but for the nodes, which have become too few or too small for them."""
+        return [self.runs[task.id] for task in self.schedule.stranded()]
+
+    def resize(self, nodes: Mapping[str, Resources]) -> None:
+        """Take what each node has now, where nodes have come or gone."""
+        self.schedule.resize(nodes)
+
+    def started(self, run_id: str, attempt: int, host: str, nodes: Sequence[str] = ()) -> None:
+        """Note that a run has begun, and on which node each of its workers is, where the backend can tell."""
         self.hosts[run_id] = host
-        self.schedule.moved(run_id, node)
+        if nodes:
+            self.schedule.moved(run_id, nodes)
         self.observer.started(self.runs[run_id], attempt, host)
 
     def progressed(self, run_id: str, progress: Progress) -> None:
@@ -72,6 +82,9 @@ class Dispatch:
     def ended(self, outcome: Outcome) -> None:
         """Tell the observer how a run ended, then let its dependants follow, or skip them."""
         run = outcome.run
+        if outcome.status == "lost":
+            self.lost(run.id, outcome.because)
+            return
         if outcome.status == "superseded":
             if not self.store.is_finished(run.id):
                 self.lost(run.id, outcome.because)
@@ -101,9 +114,9 @@ class Dispatch:
         assert record is not None
         return Outcome(run, record.status, record, log=self.store.artefact(run.id) / "log.txt")
 
-    def _task(self, run: Run, request: Resources) -> Task:
+    def _task(self, run: Run, demand: Demand) -> Task:
         needs = tuple(dict.fromkeys(source for source in run.inputs.values() if source in self.runs))
-        return Task(run.id, needs, request, run.cost_s / (run.place.workers * run.place.cpus))
+        return Task(run.id, needs, demand, run.cost_s / (run.place.workers * run.place.cpus))
 
     def _without_inputs(self, runs: Sequence[Run]) -> dict[str, str]:
         """Return why, by id, for the runs that need what is neither `done` in the store nor going to be."""

@@ -1,4 +1,7 @@
-"""Runs one after the other in this process, without Ray: for tests, for debugging and for one small machine."""
+"""Runs one after the other on this machine, without Ray: for tests, for debugging and for one small machine.
+
+A run of one process is executed in this one, a gang in fresh ones.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,16 @@ from typing import Any
 from cluster.attempt import Execution, request_stop
 from cluster.base import Job, Observer
 from cluster.dispatch import Dispatch
-from cluster.placement import refuse_gangs
+from cluster.gang import Gang
+from cluster.placement import is_gang, refuse_split_gpus
+from cluster.processes import ProcessCrew, own_devices, visible_devices
+from cluster.rooms import Demand
+from orchestrator.errors import InfeasibleError
 from orchestrator.plan import Run
 from orchestrator.store import Store
 from trainables.base import Place
 
-ONE: Mapping[str, float] = {"process": 1}
+ONE: Mapping[str, float] = {"run": 1}
 
 
 class LocalBackend:
@@ -27,14 +34,19 @@ class LocalBackend:
         self._current: Job | None = None
 
     def check(self, places: Mapping[str, Place]) -> None:
-        """Raise InfeasibleError for a run of several workers; one process serves every other place."""
+        """Raise InfeasibleError for a gang that asks for more GPUs than are here; one process serves every place."""
         for stage, place in places.items():
-            refuse_gangs(stage, place)
+            refuse_split_gpus(stage, place)
+            if is_gang(place) and len(own_devices(place, place.workers - 1)) < place.gpus:
+                raise InfeasibleError(
+                    f"{stage} asks for {place.workers} x {place.gpus:g} GPUs; this machine has "
+                    f"{len(visible_devices())}. Make it fit with --place {stage}.gpus=0"
+                )
 
     def run(self, runs: Sequence[Run], store: Store, observer: Observer) -> None:
         """Execute `runs` (in dependency order); returns when all have ended or `stop` was called."""
         self.check({run.stage: run.place for run in runs})
-        dispatch = Dispatch(runs, store, observer, {"here": ONE}, lambda _: ONE)
+        dispatch = Dispatch(runs, store, observer, {"here": ONE}, lambda _: Demand(ONE))
         dispatch.begin()
         while not self._is_stopped and (job := dispatch.next()) is not None:
             self._execute(job, dispatch)
@@ -51,7 +63,7 @@ class LocalBackend:
         self.cache.clear()
 
     def _execute(self, job: Job, dispatch: Dispatch) -> None:
-        execution = Execution(job, self.cache)
+        execution = Gang(job, ProcessCrew()) if is_gang(job.run.place) else Execution(job, self.cache)
         self._current = job
         try:
             if self._is_stopped:  # asked for while the attempt was being opened

@@ -1,7 +1,7 @@
 """Which ready run goes next: dependencies, priorities and admission. Pure; knows neither Ray nor the store.
 
 List scheduling with a reservation. Ready tasks are taken by the longest path that remains behind them. The first
-that does not fit now gets a reservation: the node, and the time, at which running tasks will have freed enough for
+that does not fit now gets a reservation: the nodes, and the time, at which running tasks will have freed enough for
 it, by their estimated ends. What comes after it may start only where that does not push this time back ("EASY
 backfill", Lifka 1995; Mu'alem & Feitelson 2001), so a large task can never be starved by small ones. A task that
 overruns its estimate counts as ending now, which lets nothing more in ahead of the reservation.
@@ -11,17 +11,10 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-Resources: TypeAlias = Mapping[str, float]
-"""Amounts by the name of the resource, such as {"CPU": 2, "GPU": 0.5}."""
-
-Shape: TypeAlias = tuple[tuple[str, float], ...]
-
-EPSILON = 1e-6
-"""Fractions of a resource are added and subtracted; Ray itself counts in ten-thousandths."""
+from cluster.rooms import Demand, Resources, Room, Taken, can_place, place, take_all
 
 
 @dataclass(frozen=True)
@@ -30,39 +23,35 @@ class Task:
 
     id: str
     needs: tuple[str, ...] = ()
-    request: Resources = field(default_factory=dict)
+    demand: Demand = field(default_factory=Demand)
     cost_s: float = 1.0
-
-    @property
-    def shape(self) -> Shape:
-        """The request in a form that can be a key: tasks of one shape fit, or do not, together."""
-        return tuple(sorted((name, amount) for name, amount in self.request.items() if amount > 0))
 
 
 @dataclass
 class Running:
-    """A task that has been started, the node it is taken to be on, and its estimated end on the schedule's clock."""
+    """A task that has been started, the node of each of its workers, what they hold, and its estimated end."""
 
     task: Task
-    node: str
+    nodes: tuple[str, ...]
+    taken: tuple[Taken, ...]
     ends_s: float
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """Where and when a waiting task will start, and what that node can spare until after it has started."""
+    """When a waiting task can start, what will be free then, and what is left of that on the nodes it would use."""
 
-    node: str
+    demand: Demand
     at_s: float
-    spare: Resources
+    free: Mapping[str, Room]
+    spare: Mapping[str, Room]
 
-
-def fits(request: Resources, free: Resources) -> bool:
-    """Say whether `request` can be taken from `free`."""
-    for name, amount in request.items():  # noqa: SIM110 - the innermost loop, twice as fast as all()
-        if amount > free.get(name, 0.0) + EPSILON:
-            return False
-    return True
+    def allows(self, taken: Sequence[Taken]) -> bool:
+        """Say whether the task can still start then if this is in use for longer."""
+        rooms = {one.node: self.free[one.node].copy() for one in taken}
+        for one in taken:
+            rooms[one.node].change(one, -1)
+        return place(self.demand, {**self.free, **rooms}) is not None
 
 
 def remaining_paths(tasks: Sequence[Task]) -> dict[str, float]:
@@ -90,7 +79,7 @@ class Schedule:
         """Take the tasks and what each node has in all."""
         self.tasks = {task.id: task for task in tasks}
         self.nodes = {name: dict(resources) for name, resources in nodes.items()}
-        self.free = {name: dict(resources) for name, resources in nodes.items()}
+        self.free = {name: Room.of(resources) for name, resources in nodes.items()}
         self.clock = clock
         self.paths = remaining_paths(tasks)
         self.order = {task.id: index for index, task in enumerate(tasks)}
@@ -99,9 +88,8 @@ class Schedule:
         for task in tasks:
             for need in set(task.needs):
                 self.dependants[need].append(task.id)
-        self.ready: dict[Shape, list[tuple[float, int, str]]] = {}
+        self.ready: dict[tuple[object, ...], list[tuple[float, int, str]]] = {}
         self.running: dict[str, Running] = {}
-        self.running_on: dict[str, dict[str, Running]] = {name: {} for name in nodes}
         self.waiting = set(self.tasks)
         self._is_settled = False
         for task in tasks:
@@ -109,7 +97,7 @@ class Schedule:
                 self._make_ready(task)
 
     def next(self) -> Task | None:
-        """Take the task that should start now, or return None if none should until something ends."""
+        """Take the task that should start now, or return None if none should until something changes."""
         if self._is_settled:
             return None
         found = self._choose()
@@ -140,74 +128,96 @@ class Schedule:
         self.waiting.add(task_id)
         self._make_ready(self.tasks[task_id])
 
-    def moved(self, task_id: str, node: str) -> None:
-        """Correct the node of a running task: the cluster, not the schedule, has the last word on it."""
+    def moved(self, task_id: str, nodes: Sequence[str]) -> None:
+        """Correct the nodes of a running task's workers: the cluster, not the schedule, has the last word on them."""
         running = self.running.get(task_id)
-        if running is None or running.node == node or node not in self.nodes:
+        if running is None or sorted(running.nodes) == sorted(nodes):
             return
-        self._give(running.node, running.task.request, +1)
-        del self.running_on[running.node][task_id]
-        self._give(node, running.task.request, -1)
-        self.running_on[node][task_id] = running
-        running.node = node
+        self._give_back(running.taken)
+        running.nodes, running.taken = tuple(nodes), take_all(running.task.demand, nodes, self.free)
         self._is_settled = False
+
+    def resize(self, nodes: Mapping[str, Resources]) -> None:
+        """Take what each node has now, where nodes have come or gone; what runs keeps what it holds."""
+        if nodes == self.nodes:
+            return
+        self.nodes = {name: dict(resources) for name, resources in nodes.items()}
+        self.free = {name: Room.of(resources) for name, resources in nodes.items()}
+        for running in self.running.values():
+            running.taken = take_all(running.task.demand, running.nodes, self.free)
+        self._is_settled = False
+
+    def stranded(self) -> list[Task]:
+        """Return the ready tasks, one of each shape, that the nodes could not hold if nothing else ran."""
+        rooms = {name: Room.of(resources) for name, resources in self.nodes.items()}
+        tops = [self.tasks[heap[0][2]] for heap in self.ready.values() if heap]
+        return [task for task in tops if place(task.demand, rooms) is None]
 
     # -- choosing -------------------------------------------------------------------------------------------
 
-    def _choose(self) -> tuple[Task, str] | None:
+    def _choose(self) -> tuple[Task, list[str]] | None:
         held: Task | None = None
         reservation: Reservation | None = None
         for shape in sorted((shape for shape, heap in self.ready.items() if heap), key=lambda s: self.ready[s][0]):
             top = self.tasks[self.ready[shape][0][2]]
-            nodes = [node for node, free in self.free.items() if fits(top.request, free)]
+            nodes = place(top.demand, self.free)
             if held is None:
-                if nodes:
+                if nodes is not None:
                     heapq.heappop(self.ready[shape])
-                    return top, self._tightest(nodes, top.request)
+                    return top, nodes
                 held = top
                 continue
-            if nodes:
+            if nodes is not None:
                 reservation = reservation or self._reserve(held)
                 found = self._backfill(shape, nodes, reservation)
                 if found is not None:
                     return found
         return None
 
-    def _tightest(self, nodes: Iterable[str], request: Resources) -> str:
-        """Return the node that is left with the least, so that large requests keep finding whole nodes."""
-
-        def left(node: str) -> tuple[float, float]:
-            free = self.free[node]
-            return free.get("GPU", 0.0) - request.get("GPU", 0.0), free.get("CPU", 0.0) - request.get("CPU", 0.0)
-
-        return min(nodes, key=left)
-
     def _reserve(self, task: Task) -> Reservation | None:
-        """Return where the task can start soonest, by the estimated ends of what runs; None if nowhere ever."""
-        now = self.clock()
-        options = []
-        for node, total in self.nodes.items():
-            if not fits(task.request, total):
-                continue
-            free, at_s = dict(self.free[node]), now
-            for running in sorted(self.running_on[node].values(), key=lambda running: running.ends_s):
-                if fits(task.request, free):
-                    break
-                at_s = max(running.ends_s, now)
-                for resource, amount in running.task.request.items():
-                    free[resource] = free.get(resource, 0.0) + amount
-            spare = {name: amount - task.request.get(name, 0.0) for name, amount in free.items()}
-            options.append(Reservation(node, at_s, spare))
-        return min(options, key=lambda option: option.at_s, default=None)
+        """Return when and where the task can start soonest, by the estimated ends of what runs; None if nowhere."""
+        demand, now_s = task.demand, self.clock()
+        rooms = {name: room.copy() for name, room in self.free.items()}
+        counts = {name: room.holds(demand.bundle, demand.workers) for name, room in rooms.items()}
+        at_s = now_s
+        for running in sorted(self.running.values(), key=lambda running: running.ends_s):
+            if can_place(demand, counts):
+                break
+            at_s = max(running.ends_s, now_s)
+            for taken in running.taken:
+                rooms[taken.node].change(taken, +1)
+                counts[taken.node] = rooms[taken.node].holds(demand.bundle, demand.workers)
+        nodes = place(demand, rooms)
+        if nodes is None:
+            return None
+        spare = {name: rooms[name].copy() for name in nodes}
+        take_all(demand, nodes, spare, now=self.free)
+        return Reservation(demand, at_s, rooms, spare)
 
-    def _backfill(self, shape: Shape, nodes: Sequence[str], reservation: Reservation | None) -> tuple[Task, str] | None:
+    def beside(self, demand: Demand, reservation: Reservation | None) -> list[str] | None:
+        """Return nodes on which `demand` may run however long without pushing the reservation back."""
+        if reservation is None:
+            return place(demand, self.free)
+        spare = reservation.spare
+        nodes = place(demand, {name: room for name, room in self.free.items() if name not in spare})
+        if nodes is not None:
+            return nodes
+        least = {name: room.least(spare[name]) if name in spare else room for name, room in self.free.items()}
+        nodes = place(demand, least)
+        if nodes is None:
+            return None
+        # The cluster chooses the GPU by what is free now, and that may be one that is waited for.
+        taken = take_all(demand, nodes, {name: self.free[name].copy() for name in nodes})
+        return nodes if reservation.allows(taken) else None
+
+    def _backfill(
+        self, shape: tuple[object, ...], nodes: list[str], reservation: Reservation | None
+    ) -> tuple[Task, list[str]] | None:
         """Take the first task of this shape that does not push the reservation back."""
         heap = self.ready[shape]
-        request = self.tasks[heap[0][2]].request
-        elsewhere = [node for node in nodes if reservation is None or node != reservation.node]
-        if elsewhere or (reservation is not None and fits(request, reservation.spare)):
-            task = self.tasks[heapq.heappop(heap)[2]]
-            return task, self._tightest(elsewhere or nodes, request)
+        free = self.beside(self.tasks[heap[0][2]].demand, reservation)
+        if free is not None:
+            return self.tasks[heapq.heappop(heap)[2]], free
         assert reservation is not None
         latest_s = reservation.at_s - self.clock()
         soon = min((entry for entry in heap if self.tasks[entry[2]].cost_s <= latest_s), default=None)
@@ -215,25 +225,28 @@ class Schedule:
             return None
         heap.remove(soon)
         heapq.heapify(heap)
-        return self.tasks[soon[2]], reservation.node
+        return self.tasks[soon[2]], nodes
 
     # -- keeping the books ----------------------------------------------------------------------------------
 
     def _make_ready(self, task: Task) -> None:
-        heap = self.ready.setdefault(task.shape, [])
+        heap = self.ready.setdefault(task.demand.shape, [])
         heapq.heappush(heap, (-self.paths[task.id], self.order[task.id], task.id))
         self._is_settled = False
 
-    def _start(self, task: Task, node: str) -> None:
+    def _start(self, task: Task, nodes: list[str]) -> None:
         self.waiting.remove(task.id)
-        self._give(node, task.request, -1)
-        self.running[task.id] = self.running_on[node][task.id] = Running(task, node, self.clock() + task.cost_s)
+        taken = take_all(task.demand, nodes, self.free)
+        self.running[task.id] = Running(task, tuple(nodes), taken, self.clock() + task.cost_s)
 
     def _release(self, task_id: str) -> None:
-        running = self.running.pop(task_id)
-        del self.running_on[running.node][task_id]
-        self._give(running.node, running.task.request, +1)
+        self._give_back(self.running.pop(task_id).taken)
         self._is_settled = False
+
+    def _give_back(self, taken: Sequence[Taken]) -> None:
+        for one in taken:
+            if one.node in self.free:
+                self.free[one.node].change(one, +1)
 
     def _drop_dependants(self, task_id: str) -> list[str]:
         lost: set[str] = set()
@@ -245,11 +258,6 @@ class Schedule:
         self.waiting -= lost
         return sorted(lost, key=self.order.__getitem__)
 
-    def _give(self, node: str, request: Resources, sign: int) -> None:
-        free = self.free[node]
-        for name, amount in request.items():
-            free[name] = free.get(name, 0.0) + sign * amount
-
 
 def lower_bound_s(tasks: Sequence[Task], nodes: Mapping[str, Resources]) -> Iterator[tuple[str, float]]:
     """Yield what no schedule can beat, by name: the critical path, and each resource's work / its amount, seconds."""
@@ -257,4 +265,8 @@ def lower_bound_s(tasks: Sequence[Task], nodes: Mapping[str, Resources]) -> Iter
     for resource in sorted({name for total in nodes.values() for name in total}):
         amount = sum(total.get(resource, 0.0) for total in nodes.values())
         if amount > 0:
-            yield resource, sum(task.cost_s * task.request.get(resource, 0.0) for task in tasks) / amount
+            yield resource, sum(task.cost_s * _amount(task.demand, resource) for task in tasks) / amount
+
+
+def _amount(demand: Demand, resource: str) -> float:
+    return demand.bundle.get(resource, 0.0) * demand.workers

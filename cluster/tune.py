@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from ray.tune.search import Searcher
 from cluster import placement
 from cluster.base import Job, Observer, Outcome
 from cluster.dispatch import Dispatch
+from cluster.gang import WorkerLost
+from cluster.rooms import Resources
 from cluster.session import Session, Signals
 from cluster.worker import Parcel, Report, Worker
 from orchestrator.plan import Run
@@ -36,6 +39,12 @@ NOISE = re.compile(r"(Failure #|class_name|actor_id|pid|namespace|ip):? ")
 
 FOLDER = ".tune-"
 """Tune's own files of a sweep lie in a folder of this prefix below the store's work/, and go with the sweep."""
+
+NODES_EVERY_S = 5.0
+"""How often the nodes of the cluster are counted."""
+
+WAIT_FOR_NODES_S = 300.0
+"""How long a sweep with nothing left to do but runs for which nodes have gone waits for them to come back."""
 
 
 class TuneBackend:
@@ -66,11 +75,11 @@ class TuneBackend:
         if not runs or self._is_stopped:
             return
         self.check({run.stage: run.place for run in runs})
-        nodes = self.session.nodes()
-        dispatch = Dispatch(runs, store, observer, nodes, lambda run: placement.request(run.place))
+        nodes = Nodes(self.session.nodes)
+        dispatch = Dispatch(runs, store, observer, nodes.found, lambda run: placement.demand(run.place))
         dispatch.begin()
         with experiment_folder(store) as folder:
-            driver = Driver(dispatch, folder / "stop", lambda: self._is_stopped)
+            driver = Driver(dispatch, nodes, folder / "stop", lambda: self._is_stopped)
             fit(driver, folder, len(runs))
         driver.raise_problem()
 
@@ -85,6 +94,34 @@ class TuneBackend:
             self._session = None
 
 
+class Nodes:
+    """The nodes of the cluster, counted again every few seconds."""
+
+    def __init__(self, count: Callable[[], Mapping[str, Resources]]) -> None:
+        """Count them for the first time."""
+        self.count = count
+        self.found = count()
+        self.counted_s = time.monotonic()
+        self.missed_since_s: float | None = None
+
+    def changed(self) -> bool:
+        """Count again, if it is time to; say whether nodes have come or gone."""
+        if time.monotonic() - self.counted_s < NODES_EVERY_S:
+            return False
+        before, self.found, self.counted_s = self.found, self.count(), time.monotonic()
+        return before != self.found
+
+    def wait_for(self, runs: Sequence[Run]) -> None:
+        """Let time pass in which nodes for these runs may come; raises InfeasibleError in the end."""
+        if not runs:
+            self.missed_since_s = None
+            return
+        self.missed_since_s = self.missed_since_s or time.monotonic()
+        if time.monotonic() - self.missed_since_s > WAIT_FOR_NODES_S:
+            placement.check({run.stage: run.place for run in runs}, self.found)
+        time.sleep(0.2)
+
+
 class Driver:
     """What Tune's searcher and its callback share: which trial is which run, and whether to stop.
 
@@ -92,9 +129,9 @@ class Driver:
     here, stops the sweep, and is raised when Tune has returned.
     """
 
-    def __init__(self, dispatch: Dispatch, halt: Path, stop_requested: Callable[[], bool]) -> None:
-        """Take the sweep, the file that stops its workers, and whether somebody wants that."""
-        self.dispatch, self.halt, self.stop_requested = dispatch, halt, stop_requested
+    def __init__(self, dispatch: Dispatch, nodes: Nodes, halt: Path, stop_requested: Callable[[], bool]) -> None:
+        """Take the sweep, where it runs, the file that stops its workers, and whether somebody wants that."""
+        self.dispatch, self.nodes, self.halt, self.stop_requested = dispatch, nodes, halt, stop_requested
         self.jobs: dict[str, Job] = {}
         self.begun: set[str] = set()
         self.problem: BaseException | None = None
@@ -108,13 +145,15 @@ class Driver:
             if job is not None:
                 self.jobs[trial_id] = job
                 return {"parcel": Parcel(job), "halt": str(self.halt)}
-        return Searcher.FINISHED if self.is_stopping or self.dispatch.is_exhausted else None
+        return Searcher.FINISHED if self._is_over() else None
 
     def look(self) -> None:
-        """Pass on a wish to stop to the workers."""
+        """Pass on a wish to stop to the workers, and nodes that have come or gone to the schedule."""
         if not self.is_stopping and (self.problem is not None or self.stop_requested()):
             self.is_stopping = True
             self.halt.touch()
+        if self.nodes.changed():
+            self.dispatch.resize(self.nodes.found)
 
     def heard(self, trial_id: str, report: Report) -> None:
         """Tell the observer what a worker has reported."""
@@ -124,7 +163,7 @@ class Driver:
             run = self.jobs[trial_id].run
             if report.attempt and trial_id not in self.begun:
                 self.begun.add(trial_id)
-                self.dispatch.started(run.id, report.attempt, report.host, report.node)
+                self.dispatch.started(run.id, report.attempt, report.host, report.nodes)
             for progress in report.progress:
                 self.dispatch.progressed(run.id, progress)
             if report.problem is not None:
@@ -154,6 +193,15 @@ class Driver:
         """Raise what has stopped the sweep, if anything has."""
         if self.problem is not None:
             raise self.problem
+
+    def _is_over(self) -> bool:
+        """Say whether nothing will start any more; while all that is left waits for nodes, it may."""
+        stranded: list[Run] = []
+        if not self.is_stopping and self.dispatch.is_exhausted:
+            stranded = self.dispatch.stranded()
+            with self.guarded():
+                self.nodes.wait_for(stranded)
+        return self.is_stopping or self.problem is not None or (self.dispatch.is_exhausted and not stranded)
 
     def _ended(self, trial_id: str, outcome: Outcome) -> None:
         run = self.jobs.pop(trial_id).run
@@ -252,7 +300,10 @@ def experiment_folder(store: Store) -> Iterator[Path]:
 
 
 def _reason(trial: Trial) -> str:
-    """Return what Ray says about a lost worker, in a line."""
+    """Return what is known about a lost worker, in a line."""
+    cause = getattr(trial.get_pickled_error(), "cause", None)
+    if isinstance(cause, WorkerLost):
+        return str(cause)
     with contextlib.suppress(OSError, TypeError):
         lines = Path(trial.error_file).read_text().splitlines()
         kept = [line.strip() for line in lines if line.strip() and not NOISE.match(line.strip())]

@@ -1,4 +1,4 @@
-"""A worker: a Ray actor that executes one run after the other and stays warm in between.
+"""A worker: a Ray actor that executes one run after the other and stays warm in between, or drives one gang at a time.
 
 What travels is small and plain. To the worker: a `Parcel`, the pickled job. Back: a `Report` every so often, with
 every step since the last one, so that fast steps cost nothing and no measurement is lost.
@@ -6,12 +6,10 @@ every step since the last one, so that fast steps cost nothing and no measuremen
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import socket
 import time
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,12 @@ from typing import Any
 import ray
 from ray import tune
 
+from cluster.actors import ActorCrew
 from cluster.attempt import Execution
 from cluster.base import Job, Outcome
-from cluster.placement import factory, request
+from cluster.gang import Gang, WorkerLost
+from cluster.placement import factory, is_gang
+from cluster.share import portable
 from trainables.base import Progress
 
 REPORT_EVERY_S = 0.15
@@ -32,7 +33,7 @@ class Parcel:
 
     def __init__(self, job: Job) -> None:
         """Pack a job."""
-        self.run_id, self.resources, self.data = job.run.id, request(job.run.place), pickle.dumps(job)
+        self.run_id, self.place, self.data = job.run.id, job.run.place, pickle.dumps(job)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parcel:
         return self
@@ -48,11 +49,11 @@ class Parcel:
 
 @dataclass
 class Report:
-    """What a worker says: where it is, the steps since the last report, how the run ended, or what broke."""
+    """What a worker says: where the run is, the steps since the last report, how the run ended, or what broke."""
 
     attempt: int
     host: str
-    node: str
+    nodes: tuple[str, ...]
     progress: list[Progress] = field(default_factory=list)
     outcome: Outcome | None = None
     problem: Exception | None = None
@@ -68,7 +69,7 @@ class Worker(tune.Trainable):  # type: ignore[misc]
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return the run's own resources; workers are reused among runs that ask for the same."""
-        return factory(config["parcel"].resources)
+        return factory(config["parcel"].place)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Become a worker, cold."""
@@ -79,17 +80,25 @@ class Worker(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next run; it begins with the next step."""
         self.parcel, self.halt = new_config["parcel"], Path(new_config["halt"])
-        self.execution: Execution | None = None
+        self.execution: Execution | Gang | None = None
+        self.nodes: tuple[str, ...] = (self.node,)
         self.config: dict[str, Any] = {}  # Tune sends it back with every result
         return True
 
     def step(self) -> dict[str, Any]:
-        """Begin the run, or advance it for a fraction of a second, at least by one step."""
-        report = Report(0, socket.gethostname(), self.node)
+        """Begin the run, or advance it for a fraction of a second, at least by one step.
+
+        Raises WorkerLost for a gang that has lost a worker: so Tune ends this driver, and with it the group of theirs.
+        """
+        report = Report(0, socket.gethostname(), self.nodes)
         try:
             self._advance(report)
         except Exception as error:
-            report.problem = _portable(error)
+            report.problem = portable(error)
+        if report.outcome is not None and report.outcome.status == "lost":
+            if not report.progress:
+                raise WorkerLost(report.outcome.because)
+            report.outcome = None  # first what was measured, then, at the next step, that it is over
         return {"report": report, "done": report.outcome is not None or report.problem is not None}
 
     def cleanup(self) -> None:
@@ -103,9 +112,8 @@ class Worker(tune.Trainable):  # type: ignore[misc]
             if self.halt.exists():
                 report.outcome = Outcome(job.run, "stopped")
                 return
-            if not job.run.place.gpus:
-                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all GPUs to those that asked for none
-            self.execution = Execution(job, self.warm, self.halt)
+            self.execution = self._begin(job)
+            report.nodes = self.nodes
         else:
             until = time.monotonic() + REPORT_EVERY_S
             while (progress := next(self.execution, None)) is not None:
@@ -114,10 +122,13 @@ class Worker(tune.Trainable):  # type: ignore[misc]
                     break
         report.attempt, report.outcome = self.execution.attempt.number, self.execution.outcome
 
-
-def _portable(error: Exception) -> Exception:
-    """Return the error, or its traceback as text if it does not survive pickling."""
-    with contextlib.suppress(Exception):
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - what we have just pickled
-        return error
-    return RuntimeError("".join(traceback.format_exception(error)))
+    def _begin(self, job: Job) -> Execution | Gang:
+        place = job.run.place
+        if is_gang(place):
+            os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # its driver computes nothing
+            crew = ActorCrew()
+            self.nodes = crew.nodes()
+            return Gang(job, crew, self.halt)
+        if not place.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all GPUs to those that asked for none
+        return Execution(job, self.warm, self.halt)

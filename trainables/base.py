@@ -68,6 +68,16 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Member:
+    """One worker of a run that several processes share: its rank, how many they are, and where rank 0 listens."""
+
+    rank: int
+    size: int
+    address: str
+    port: int
+
+
 @dataclass
 class Context:
     """What a run is given: its inputs' folders, a folder to fill, and where it executes.
@@ -76,6 +86,10 @@ class Context:
     `resume_from` is the newest complete checkpoint of an earlier attempt. `cache` lives as long as the
     process: a warm worker keeps tokenised data and imports there. When `stop_requested()` turns true, write a
     checkpoint and raise `Stopped`.
+
+    A run of several workers calls `run` in each of them with another `member`. All advance their generators in step;
+    what rank 0 yields and returns counts, and what it writes to `output`. `stop_requested` may answer differently in
+    each worker at one moment: they have to agree. Raising in one of them ends them all.
     """
 
     run_id: str
@@ -87,6 +101,7 @@ class Context:
     log: Callable[[str], None] = print
     stop_requested: Callable[[], bool] = lambda: False
     cache: MutableMapping[str, Any] = field(default_factory=dict)
+    member: Member | None = None
 
 
 class Planner(Protocol):

@@ -18,6 +18,7 @@ from trainables.training.config import TrainingConfig
 from trainables.training.precision import pin_precision
 
 if TYPE_CHECKING:
+    from trainables.training.engine import Engine
     from trainables.training.loop import Trained
 
 HEAD = "lm_head"
@@ -84,37 +85,37 @@ def check(config: StudentConfig, inputs: Mapping[str, Path]) -> None:
 
 def run(config: StudentConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Train an adapter; leave it in `adapter/`, and the best one in `best/adapter/` if it is another."""
-    from trainables.training.engine import ProcessEngine
+    from trainables.training.engines import loading_device, make_engine
     from trainables.training.loop import load_data, train
-    from trainables.training.models import (
-        device_of,
-        load_model,
-        precast_frozen,
-        save_activation_memory,
-        set_threads,
-    )
+    from trainables.training.models import device_of, load_model, precast_frozen, save_activation_memory, set_threads
     from trainables.training.results import final_metrics, write_summary
+    from trainables.training.workers import join
 
     check(config, context.inputs)
     set_threads(context.place)
     device = device_of(context.place)
-    base = load_model(context.inputs["base_model"], precision=config.precision, device=device)
-    if context.place.gradient_checkpointing:
-        save_activation_memory(base)
-    model = add_adapter(base, config)
-    inits.find(config.init).start(model, config, context)
-    trainable, total = model.get_nb_trainable_parameters()
-    share = 100 * trainable / total
-    context.log(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}")
-    precast_frozen(model, config.precision)
-    data = load_data(context, config)
-    # The loop runs the model that the adapter sits in: PeftModel's own forward adds nothing for LoRA.
-    engine = ProcessEngine(model.get_base_model(), config, steps=config.total_steps(len(data.train)), device=device)
-    trained = yield from train(engine, data, config, context)
-    metrics = final_metrics(trained, trainable, total)
-    save(model, trained, engine, context)
-    write_summary(context.output, config, metrics)
-    return metrics
+    with join(context, device) as workers:
+        where = loading_device(context.place, device)
+        base = load_model(context.inputs["base_model"], precision=config.precision, device=where)
+        if context.place.gradient_checkpointing:
+            save_activation_memory(base)
+        model = add_adapter(base, config)
+        inits.find(config.init).start(model, config, context)
+        trainable, total = model.get_nb_trainable_parameters()
+        share = 100 * trainable / total
+        context.log(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}")
+        precast_frozen(model, config.precision)
+        data = load_data(context, config)
+        steps = config.total_steps(len(data.train))
+        # The loop runs the model that the adapter sits in: PeftModel's own forward adds nothing for LoRA. The init
+        # comes before the engine, which may take the adapter to pieces.
+        engine = make_engine(model.get_base_model(), config, steps=steps, place=context.place, workers=workers)
+        trained = yield from train(engine, data, config, context)
+        metrics = final_metrics(trained, trainable, total)
+        save(model, trained, engine, context)
+        if workers.is_first:
+            write_summary(context.output, config, metrics)
+        return metrics
 
 
 def add_adapter(base: Any, config: StudentConfig) -> Any:
@@ -137,22 +138,32 @@ def add_adapter(base: Any, config: StudentConfig) -> Any:
         return get_peft_model(base, adapter)
 
 
-def save(model: Any, trained: Trained, engine: Any, context: Context) -> None:
-    """Write the adapter, and the best one if it is not the last."""
-    save_adapter(model, context.output / "adapter")
+def save(model: Any, trained: Trained, engine: Engine, context: Context) -> None:
+    """Write the adapter, and the best one if it is not the last; all workers give their pieces, the first writes."""
+    save_trained(model, engine, context.output / "adapter")
     if trained.has_other_best:
         engine.load_weights(trained.checkpoints.best)
-        save_adapter(model, context.output / "best" / "adapter")
+        save_trained(model, engine, context.output / "best" / "adapter")
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write an adapter as PEFT does, without its model card, which would be a form to fill in."""
+def save_trained(model: Any, engine: Engine, folder: Path) -> None:
+    """Write the adapter that the engine has trained."""
+    weights = engine.trained_weights()
+    if engine.workers.is_first:
+        save_adapter(model, folder, {f"base_model.model.{name}": value for name, value in weights.items()})
+
+
+def save_adapter(model: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
+    """Write an adapter as PEFT does, without its model card, which would be a form to fill in.
+
+    `weights` are those to write, by their names in the PeftModel; without them the model's own.
+    """
     from trainables.training.models import quiet
 
     for adapter in model.peft_config.values():
         adapter.target_modules = sorted(adapter.target_modules)  # PEFT's set would be in another order each time
     with quiet():
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.rooms import Demand
 from cluster.schedule import Task, lower_bound_s, remaining_paths
 from orchestrator.plan import Run
 from orchestrator.store import Store
@@ -123,7 +124,9 @@ def analysed(runs: Sequence[Run], store: Store) -> Analysis:
 
 def tasks_of(runs: Sequence[Run]) -> list[Task]:
     """Return the runs as the schedule sees them, without their CPUs: there are enough."""
-    return [Task(run.id, tuple(run.inputs.values()), {"GPU": run.place.gpus}, run.cost_s / CPUS) for run in runs]
+    return [
+        Task(run.id, tuple(run.inputs.values()), Demand({"GPU": run.place.gpus}), run.cost_s / CPUS) for run in runs
+    ]
 
 
 def spans_of(runs: Sequence[Run], store: Store) -> Iterator[Span]:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.attempt import Execution, append_rows, keep_killed, limit_threads, read_progress, request_stop
+from cluster.attempt import Execution, limit_threads, request_stop
 from cluster.base import Job
+from cluster.ending import keep_killed
+from cluster.notes import append_rows, read_progress
 from orchestrator.store import Store
 from tests.fakes import make_run
 from trainables.base import Place

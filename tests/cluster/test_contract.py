@@ -13,7 +13,7 @@ import pytest
 
 from cluster.base import Backend
 from cluster.local import LocalBackend
-from orchestrator.errors import InfeasibleError, StoreError
+from orchestrator.errors import StoreError
 from orchestrator.plan import Run
 from orchestrator.store import Record, Store
 from tests.cluster.conftest import Memory
@@ -268,8 +268,3 @@ def test_ready_runs_start_by_their_longest_remaining_path(make_backend: MakeBack
     make_backend().run([short, head, middle, tail], store, memory)
     order = [run_id for kind, run_id in memory.events if kind == "started"]
     assert order == [run.id for run in (head, tail, middle, short)]
-
-
-def test_runs_of_several_workers_are_refused_in_words(make_backend: MakeBackend) -> None:
-    with pytest.raises(InfeasibleError, match=r"^teacher asks for 2 workers; .*--place teacher.workers=1$"):
-        make_backend().check({"dataset": Place(), "teacher": Place(workers=2)})

@@ -6,16 +6,22 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.schedule import Schedule, Task, fits, lower_bound_s, remaining_paths
+from cluster.rooms import Demand, Room, Strategy, place
+from cluster.schedule import Schedule, Task, lower_bound_s, remaining_paths
 
 FOUR = {"node": {"GPU": 4.0, "CPU": 64.0}}
 
 
 def gpus(name: str, count: float, cost_s: float = 1.0, *needs: str) -> Task:
-    return Task(name, needs, {"GPU": count}, cost_s)
+    return Task(name, needs, Demand({"GPU": count}), cost_s)
+
+
+def gang(name: str, workers: int, each: float, cost_s: float = 1.0, *needs: str, strategy: Strategy = "PACK") -> Task:
+    return Task(name, needs, Demand({"GPU": each}, workers, strategy), cost_s)
 
 
 @dataclass
@@ -58,11 +64,22 @@ class Simulation:
         return self.now
 
     def check(self) -> None:
-        """Nothing is ever given twice."""
+        """Nothing is ever given twice, no GPU beyond what it is, and every gang lies as it asked to."""
+        taken = [one for running in self.schedule.running.values() for one in running.taken]
         for node, total in self.nodes.items():
-            used = [running.task for running in self.schedule.running.values() if running.node == node]
+            here = [one for one in taken if one.node == node]
             for name, amount in total.items():
-                assert sum(task.request.get(name, 0.0) for task in used) <= amount + 1e-6
+                if name != "GPU":
+                    assert sum(one.amounts.get(name, 0.0) for one in here) <= amount + 1e-6
+            for number in range(int(total.get("GPU", 0))):
+                assert sum(one.gpus.get(number, 0.0) for one in here) <= 1 + 1e-6
+        for running in self.schedule.running.values():
+            demand = running.task.demand
+            assert [one.node for one in running.taken] == list(running.nodes)
+            assert len(running.nodes) == demand.workers
+            assert all(sum(one.gpus.values()) == demand.bundle.get("GPU", 0.0) for one in running.taken)
+            assert demand.strategy != "STRICT_PACK" or len(set(running.nodes)) == 1
+            assert demand.strategy != "STRICT_SPREAD" or len(set(running.nodes)) == demand.workers
 
 
 def test_the_longest_remaining_path_goes_first() -> None:
@@ -159,15 +176,68 @@ def test_small_tasks_share_a_node_so_that_a_large_one_finds_another_whole() -> N
 def test_a_task_that_landed_on_another_node_is_counted_there() -> None:
     schedule = Schedule([gpus("a", 1, 9), gpus("b", 4, 1), gpus("c", 4, 1)], {"n1": {"GPU": 4.0}, "n2": {"GPU": 4.0}})
     schedule.next()
-    node = schedule.running["a"].node
+    (node,) = schedule.running["a"].nodes
     other = "n2" if node == "n1" else "n1"
-    schedule.moved("a", other)
+    schedule.moved("a", [other])
     schedule.next()
-    assert schedule.running["b"].node == node
+    assert schedule.running["b"].nodes == (node,)
     assert schedule.next() is None
     schedule.ended("a")
     assert schedule.next() is not None
-    assert schedule.running["c"].node == other
+    assert schedule.running["c"].nodes == (other,)
+
+
+def test_two_runs_of_six_tenths_of_a_gpu_do_not_share_one_and_three_thirds_do() -> None:
+    tenths = [gpus(f"s{index}", 0.6) for index in range(5)]
+    assert len(Simulation(tenths, {"node": {"GPU": 3.0}}).start_all()) == 3
+    thirds = [gpus(f"t{index}", 1 / 3) for index in range(5)]
+    assert len(Simulation(thirds, {"node": {"GPU": 1.0}}).start_all()) == 3
+    mixed = [gpus("a", 0.5, 9), gpus("b", 0.5, 8), gpus("c", 2, 7)]
+    assert Simulation(mixed, {"node": {"GPU": 3.0}}).start_all() == ["a", "b", "c"], "the halves lie on one GPU"
+
+
+def test_a_gang_is_spread_over_nodes_unless_it_must_not_be() -> None:
+    nodes = {"n1": {"GPU": 2.0}, "n2": {"GPU": 2.0}}
+    packed = Simulation([gang("a", 4, 1)], nodes)
+    assert packed.start_all() == ["a"]
+    assert sorted(packed.schedule.running["a"].nodes) == ["n1", "n1", "n2", "n2"]
+    assert Simulation([gang("a", 4, 1, strategy="STRICT_PACK")], nodes).start_all() == []
+    apart = Simulation([gang("a", 2, 1, strategy="STRICT_SPREAD"), gang("b", 3, 1, strategy="STRICT_SPREAD")], nodes)
+    assert apart.start_all() == ["a"]
+    assert sorted(apart.schedule.running["a"].nodes) == ["n1", "n2"]
+    assert [task.id for task in apart.schedule.stranded()] == ["b"]
+    assert Simulation([gang("a", 2, 2)], {"n1": {"GPU": 3.0}, "n2": {"GPU": 1.0}}).start_all() == [], "none straddles"
+
+
+def test_a_gang_that_waits_for_two_nodes_is_not_starved_on_either() -> None:
+    nodes = {"n1": {"GPU": 2.0}, "n2": {"GPU": 2.0}}
+    small = [gpus(f"small{index}", 1, 1) for index in range(60)]
+    first = [gpus(f"first{index}", 2, 90 + index) for index in range(2)]
+    simulation = Simulation([*first, gang("gang", 4, 1, 50), *small], nodes)
+    simulation.run()
+    assert simulation.begun["gang"] == 91
+    assert all(simulation.begun[task.id] < 91 for task in small[:2]), "the node that is drained first is used till then"
+
+
+def test_nodes_that_come_are_used_and_what_waits_for_those_that_went_is_named() -> None:
+    schedule = Schedule([gpus("a", 2, 9), gpus("b", 2, 8), gpus("c", 4, 1)], {"n1": {"GPU": 2.0}})
+    assert schedule.next() is not None
+    assert schedule.next() is None
+    assert [task.id for task in schedule.stranded()] == ["c"]
+    schedule.resize({"n1": {"GPU": 2.0}, "n2": {"GPU": 4.0}})
+    second = schedule.next()
+    assert second is not None
+    assert (second.id, schedule.running["b"].nodes) == ("b", ("n2",))
+    schedule.resize({"n2": {"GPU": 4.0}})
+    assert schedule.next() is None
+    schedule.again("a")
+    assert [schedule.next(), schedule.next()] == [schedule.tasks["a"], None]
+    schedule.ended("a")
+    schedule.ended("b")
+    third = schedule.next()
+    assert third is not None
+    schedule.ended("c")
+    assert schedule.free == {"n2": Room.of({"GPU": 4.0})}
 
 
 def test_asking_again_while_nothing_changes_costs_nothing() -> None:
@@ -178,15 +248,20 @@ def test_asking_again_while_nothing_changes_costs_nothing() -> None:
     assert schedule.next() is None
 
 
+STRATEGIES: list[Strategy] = ["PACK", "STRICT_PACK", "SPREAD"]
+DEMANDS = [(1, 0.0), (1, 0.25), (1, 0.6), (1, 1.0), (1, 2.0), (1, 4.0), (2, 0.5), (2, 1.0), (2, 2.0), (4, 1.0)]
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> list[Task]:
     """Draw up to 25 tasks in dependency order, any of which needs up to three earlier ones."""
     tasks: list[Task] = []
     for index in range(draw(st.integers(1, 25))):
         needs = draw(st.sets(st.integers(0, index - 1), max_size=3)) if index else set()
-        amount = draw(st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 4.0]))
+        workers, amount = draw(st.sampled_from(DEMANDS))
+        strategy = draw(st.sampled_from(STRATEGIES)) if workers > 1 else "PACK"
         cost_s = draw(st.sampled_from([0.5, 1.0, 2.0, 3.0, 7.0]))
-        tasks.append(gpus(f"t{index}", amount, cost_s, *(f"t{need}" for need in needs)))
+        tasks.append(gang(f"t{index}", workers, amount, cost_s, *(f"t{need}" for need in needs), strategy=strategy))
     return tasks
 
 
@@ -212,7 +287,8 @@ def test_any_plan_ends_with_every_task_once_after_its_needs_or_given_up(
             assert all(done[need] <= simulation.begun[task.id] for need in task.needs)
         else:
             assert any(need not in done for need in task.needs)
-    assert simulation.schedule.free == {node: dict(total) for node, total in nodes.items()}
+    for node, total in nodes.items():
+        assert simulation.schedule.free[node].gpus == pytest.approx([1.0] * int(total["GPU"]))
 
 
 @settings(max_examples=150, deadline=None)
@@ -227,27 +303,27 @@ def test_nothing_idles_that_a_ready_task_could_use_without_delaying_a_larger_one
         schedule = simulation.schedule
         ready = [name for heap in schedule.ready.values() for _, _, name in heap]
         ready.sort(key=lambda name: (-schedule.paths[name], schedule.order[name]))
-        usable = [
-            name for name in ready if any(fits(schedule.tasks[name].request, free) for free in schedule.free.values())
-        ]
+        usable = [name for name in ready if place(schedule.tasks[name].demand, schedule.free) is not None]
         if usable:
             assert usable[0] != ready[0], "only behind one that does not fit may anything be held back"
             reservation = schedule._reserve(schedule.tasks[ready[0]])
             assert reservation is not None
             for name in usable:
                 task = schedule.tasks[name]
-                places = [node for node, free in schedule.free.items() if fits(task.request, free)]
-                assert places == [reservation.node]
-                assert not fits(task.request, reservation.spare)
+                elsewhere = {node: free for node, free in schedule.free.items() if node not in reservation.spare}
+                assert place(task.demand, elsewhere) is None
+                assert schedule.beside(task.demand, reservation) is None
                 assert simulation.now + task.cost_s > reservation.at_s
         simulation.end_one()
         simulation.start_all()
 
 
 @settings(max_examples=150, deadline=None)
-@given(plans())
-def test_where_costs_are_exact_a_reservation_is_kept(tasks: list[Task]) -> None:
-    simulation = Simulation([Task(task.id, (), task.request, task.cost_s) for task in tasks])
+@given(plans(), NODES)
+def test_where_costs_are_exact_a_reservation_is_kept(
+    tasks: list[Task], nodes: Mapping[str, Mapping[str, float]]
+) -> None:
+    simulation = Simulation([Task(task.id, (), task.demand, task.cost_s) for task in tasks], nodes)
     promised: dict[str, float] = {}
     simulation.start_all()
     while simulation.ending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -38,7 +39,8 @@ def test_workers_are_reused_and_see_the_cpus_and_gpus_of_their_runs(store: Store
     small = [make_run("sleep", seed=seed, seconds=0.02) for seed in range(12)]
     wide = make_run("sleep", seed=20, seconds=0.02, place=Place(cpus=2))
     pair = make_run("sleep", seed=21, seconds=0.02, place=Place(gpus=2))
-    _, records = sweep([*small, wide, pair], store)
+    halves = [make_run("sleep", seed=seed, seconds=1.0, place=Place(gpus=0.5, cpus=0.5)) for seed in (22, 23)]
+    _, records = sweep([*small, wide, pair, *halves], store)
     metrics = {run_id: record.metrics for run_id, record in records.items()}
     assert len({metrics[run.id]["pid"] for run in small}) < 6, "twelve runs need few processes"
     assert max(int(metrics[run.id]["runs_in_this_process"] or 0) for run in small) > 2
@@ -47,6 +49,8 @@ def test_workers_are_reused_and_see_the_cpus_and_gpus_of_their_runs(store: Store
     assert len(str(metrics[pair.id]["cuda_visible_devices"]).split(",")) == 2
     assert metrics[wide.id]["cuda_visible_devices"] == ""
     assert metrics[wide.id]["pid"] != metrics[pair.id]["pid"]
+    first, second = (records[run.id] for run in halves)
+    assert first.metrics["cuda_visible_devices"] == second.metrics["cuda_visible_devices"] != "", "halves of one GPU"
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -97,6 +101,58 @@ def test_what_no_node_can_hold_is_refused_before_anything_starts(store: Store, l
         sweep(runs, store)
     assert not Path(ledger).exists()
     assert not store.root.exists()
+
+
+def test_a_sweep_waits_for_nodes_that_have_gone_and_gives_up_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster import tune
+
+    monkeypatch.setattr(tune, "NODES_EVERY_S", 0.0)
+    counts = iter([{"a": {"CPU": 2.0}}, {"a": {"CPU": 2.0}}, {}, {"b": {"CPU": 1.0}}])
+    nodes = tune.Nodes(lambda: next(counts))
+    assert [nodes.changed(), nodes.changed(), nodes.changed()] == [False, True, True]
+    stranded = [make_run("noop", stage="teacher", place=Place(cpus=2))]
+    nodes.wait_for(stranded)
+    nodes.wait_for([])
+    nodes.wait_for(stranded)
+    monkeypatch.setattr(tune, "WAIT_FOR_NODES_S", 0.0)
+    with pytest.raises(InfeasibleError, match=r"^teacher asks for 2 CPUs; the largest node has 1 CPU\. "):
+        nodes.wait_for(stranded)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_gang_whose_driver_is_killed_is_ended_and_goes_on_with_another(store: Store, ledger: str) -> None:
+    from cluster.tune import TuneBackend
+
+    run = make_run("crowd", place=Place(workers=2), steps=40, pause_s=0.1, ledger=ledger)
+    killed: list[int] = []
+
+    def kill(kind: str, run_id: str) -> None:
+        if kind == "progressed" and not killed and memory.steps[run_id][-1].step >= 5:
+            killed.extend(drivers_beside(int(Path(ledger).read_text().split()[1])))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    memory = Memory(hook=kill)
+    TuneBackend().run([run], store, memory)
+    record = store.record(run.id)
+    assert record is not None
+    assert len(killed) == 1
+    assert memory.attempts[run.id] == [1, 2]
+    assert (record.status, record.metrics["total"]) == ("done", 820)
+    assert int(record.metrics["started_at"] or 0) >= 4
+    first_two = [int(line.split()[1]) for line in Path(ledger).read_text().splitlines()][:2]
+    assert not any(map(is_alive, first_two))
+
+
+def drivers_beside(pid: int) -> list[int]:
+    """Return the processes of Tune's own actors that have the same parent, the raylet."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = stat.read_text().rpartition(")")[2].split()[1]
+    siblings = [other for other, parent in parents.items() if parent == parents[pid]]
+    return [other for other in siblings if Path(f"/proc/{other}/cmdline").read_text().startswith("ray::Worker")]
 
 
 # -- a driver in a process of its own ---------------------------------------------------------------------------

@@ -48,4 +48,10 @@ def save(folder: Path, step: int, total: int) -> None:
     beside.rename(folder)
 
 
+def wait_for(folder: Path) -> None:
+    """Wait until a checkpoint is there, so that who dies next dies after it."""
+    while not folder.exists():
+        time.sleep(0.01)
+
+
 TRAINABLE = Trainable("count", 1, CountConfig, run, roles=ROLES)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import trainables
-from trainables.base import Config, Context, Metrics, Place, Progress, Trainable
+from trainables.base import Config, Context, Member, Metrics, Place, Progress, Trainable
 
 
 @dataclass
@@ -69,6 +69,7 @@ def execute(
     stop_after: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     into: Driven | None = None,
+    member: Member | None = None,
 ) -> Driven:
     """Run a trainable to its end and return all it gave.
 
@@ -89,6 +90,7 @@ def execute(
         resume_from=resume_from,
         log=driven.lines.append,
         stop_requested=lambda: stop_after is not None and len(driven.progress) >= stop_after,
+        member=member,
     )
     driven.context = context
     steps = found.run(prepare(found, config, context.inputs, directory or folder.parent), context)

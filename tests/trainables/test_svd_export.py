@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from cluster.attempt import make_provenance, make_record
+from cluster.ending import make_provenance, make_record
 from cluster.local import LocalBackend
 from orchestrator.plan import Run
 from orchestrator.store import Store

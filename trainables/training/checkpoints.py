@@ -1,7 +1,8 @@
 """Checkpoints of a training run: written under a temporary name, renamed into place, never changed.
 
 A checkpoint is whole by itself: it carries the best weights so far as well (a link, so they cost nothing),
-because the attempt that reads it may run on another machine after its own attempt is gone.
+because the attempt that reads it may run on another machine after its own attempt is gone. Of a run's workers each
+writes its own part; the first one prepares the folder, and renames it when all have written.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ POSITION, BEST = "position.json", "best.safetensors"
 class Position:
     """How far a run is and what it has seen: with the engine's state, all that a resume needs.
 
-    `tokens` counts completion tokens; losses are None before they were first measured.
+    `tokens` counts completion tokens; losses are None before they were first measured. `micro_batch` is what was left
+    of the micro-batch after it has been `halved` that often for want of memory; None if it never was.
     """
 
     step: int = 0
@@ -33,6 +35,8 @@ class Position:
     eval_loss: float | None = None
     best_eval_loss: float = math.inf
     best_step: int = 0
+    micro_batch: int | None = None
+    halved: int = 0
 
     def note_evaluation(self, loss: float) -> bool:
         """Keep a held-out loss measured at this step; say whether it is the best so far."""
@@ -50,7 +54,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, engine: Engine) -> None:
         """Keep the engine's checkpoints in an existing folder."""
-        self.folder, self.engine = folder, engine
+        self.folder, self.engine, self.workers = folder, engine, engine.workers
         self.newest: Path | None = None
 
     @property
@@ -62,7 +66,9 @@ class Checkpoints:
         """Keep the engine's weights as the best so far."""
         beside = self.folder / f".{BEST}"
         self.engine.save_weights(beside)
-        beside.replace(self.best)
+        if self.workers.is_first:
+            beside.replace(self.best)
+        self.workers.meet()
 
     def save(self, position: Position) -> Path:
         """Write the checkpoint of this position, then delete the one before it; return its folder."""
@@ -70,9 +76,20 @@ class Checkpoints:
         if path == self.newest:
             return path
         beside = self.folder / f".{path.name}"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
+        if self.workers.is_first:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+        self.workers.meet()
         self.engine.save(beside)
+        self.workers.meet()
+        if self.workers.is_first:
+            self._complete(beside, path, position)
+        self.workers.meet()
+        self.newest = path
+        return path
+
+    def _complete(self, beside: Path, path: Path, position: Position) -> None:
+        """Add what all workers share, give the checkpoint its name, and delete the one before it."""
         (beside / POSITION).write_text(json.dumps(dataclasses.asdict(position)))
         if self.best.exists():
             _link(self.best, beside / BEST)
@@ -80,15 +97,20 @@ class Checkpoints:
         beside.rename(path)
         if self.newest is not None:
             shutil.rmtree(self.newest)
-        self.newest = path
-        return path
 
     def resume(self, checkpoint: Path) -> Position:
         """Put the engine where the checkpoint was taken, of whichever attempt, and return its position."""
         self.engine.load(checkpoint)
-        if (checkpoint / BEST).exists():
-            _link(checkpoint / BEST, self.best)
-        return Position(**json.loads((checkpoint / POSITION).read_text()))
+        if self.workers.is_first and (checkpoint / BEST).exists():
+            beside = self.folder / f".{BEST}"
+            beside.unlink(missing_ok=True)
+            _link(checkpoint / BEST, beside)
+            beside.replace(self.best)
+        if checkpoint.parent == self.folder:  # the workers of this very attempt were started again
+            self.newest = checkpoint
+        position = Position(**json.loads((checkpoint / POSITION).read_text()))
+        self.workers.meet()
+        return position
 
 
 def _link(source: Path, target: Path) -> None:

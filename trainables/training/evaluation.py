@@ -1,23 +1,25 @@
 """Loss, perplexity and token accuracy on held-out examples.
 
 The loss is a sum over completion tokens divided by their number, never a mean of batch means, so it does not
-depend on how the examples were batched.
+depend on how the examples were batched, nor on which worker evaluated which batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from trainables.training.batches import MAX_PACKED, collate, own_tokens, shared_prefix
+from trainables.training.batches import MAX_PACKED, Batch, collate, own_tokens, shared_prefix
 from trainables.training.config import Precision
+from trainables.training.engine import Engine
 from trainables.training.examples import Example
 from trainables.training.forward import can_pack, target_logits
 from trainables.training.models import autocast
+from trainables.training.workers import Workers
 
 MAX_LOGITS = 2**26
 """Most logits (targets x vocabulary) held at once: 256 MiB in fp32."""
@@ -48,17 +50,51 @@ def evaluate_loss(
     Raises ValueError if there is no completion token to predict.
     """
     device = torch.device(device)
+
+    def forward(batch: Batch) -> Tensor:
+        with autocast(precision, device):
+            return sums(model, batch)
+
+    with torch.inference_mode():
+        return _evaluate(model, examples, forward, Workers(device=device), batch_size=batch_size, pad_id=pad_id)
+
+
+def evaluate_engine(engine: Engine, examples: Sequence[Example], *, batch_size: int, pad_id: int) -> Evaluation:
+    """Return what `evaluate_loss` does for the model being trained; the engine's workers divide the batches.
+
+    Every worker returns the same, and makes as many passes as the others.
+    """
+
+    def forward(batch: Batch) -> Tensor:
+        return engine.forward(sums, batch)
+
+    with torch.no_grad() if engine.passes_meet else torch.inference_mode():
+        return _evaluate(engine.model, examples, forward, engine.workers, batch_size=batch_size, pad_id=pad_id)
+
+
+def _evaluate(
+    model: nn.Module,
+    examples: Sequence[Example],
+    forward: Callable[[Batch], Tensor],
+    workers: Workers,
+    *,
+    batch_size: int,
+    pad_id: int,
+) -> Evaluation:
     was_training = model.training
     model.eval()
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
-    max_targets = MAX_LOGITS // model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
-    packs = can_pack(model, device)
-    with torch.inference_mode(), autocast(precision, device):
-        for chosen in evaluation_batches(examples, batch_size, max_targets, packs=packs):
-            batch = collate(chosen, pad_id, packs=packs).to(device)
-            totals += _sums(target_logits(model, batch), batch.targets)
+    totals = torch.zeros(3, dtype=torch.float64, device=workers.device)
+    max_targets = MAX_LOGITS // model.get_output_embeddings().out_features  # type: ignore[operator]
+    packs = can_pack(model, workers.device)
+    batches = list(evaluation_batches(examples, batch_size, max_targets, packs=packs))
+    for first in range(0, len(batches), workers.size):
+        index = first + workers.rank
+        is_mine = index < len(batches)
+        found = forward(collate(batches[index if is_mine else first], pad_id, packs=packs).to(workers.device))
+        if is_mine:
+            totals += found
     model.train(was_training)
-    loss_sum, correct, tokens = totals.tolist()
+    loss_sum, correct, tokens = workers.sum(totals).tolist()
     if not tokens:
         raise ValueError("nothing to evaluate: the examples have no completion tokens")
     loss = loss_sum / tokens
@@ -89,8 +125,9 @@ def evaluation_batches(
         yield batch
 
 
-def _sums(logits: Tensor, targets: Tensor) -> Tensor:
+def sums(model: nn.Module, batch: Batch) -> Tensor:
     """Return summed loss, number of exact predictions and number of targets, in fp64 and on the device."""
+    logits, targets = target_logits(model, batch), batch.targets
     loss = nn.functional.cross_entropy(logits, targets, reduction="none").double().sum()
     correct = (logits.argmax(-1) == targets).sum()
     return torch.stack([loss, correct.double(), torch.full_like(loss, len(targets))])

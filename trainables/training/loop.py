@@ -3,7 +3,7 @@
 It is a generator: every yield is a point where the run may be stopped, and a checkpoint is written only after
 what it contains has been yielded. So a run that was cut anywhere goes on from its last checkpoint and measures
 the same numbers as one that was not. Everything it needs comes in through its arguments; several loops can
-take turns in one process.
+take turns in one process. The workers of one run advance their loops in step, each with its share of every batch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from trainables.base import Context, Diverged, InputError, Progress, Stopped
 from trainables.training.batches import chunks, collate, completion_tokens
@@ -20,10 +21,11 @@ from trainables.training.checkpoints import Checkpoints, Position
 from trainables.training.config import TrainingConfig
 from trainables.training.data_order import step_items
 from trainables.training.engine import Engine
-from trainables.training.evaluation import evaluate_loss
+from trainables.training.evaluation import evaluate_engine
 from trainables.training.examples import Example, load_examples, load_facts
 from trainables.training.forward import can_pack, summed_loss
-from trainables.training.models import autocast
+from trainables.training.memory import MicroBatch, find_word, is_out_of_memory, leave_word
+from trainables.training.random_state import random_states, restore_random_states
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Trained:
     def metrics(self) -> dict[str, float | int | None]:
         """Return the final metrics of a run."""
         position = self.position
+        halved = {"micro_batch_size": position.micro_batch, "halved": position.halved} if position.halved else {}
         return {
             "initial_eval_loss": position.initial_eval_loss,
             "final_eval_loss": position.eval_loss,
@@ -58,6 +61,7 @@ class Trained:
             "final_loss": position.loss,
             "steps": position.step,
             "tokens": position.tokens,
+            **halved,
         }
 
 
@@ -84,7 +88,7 @@ def train(engine: Engine, data: Data, config: TrainingConfig, context: Context) 
     if context.resume_from is None:
         yield from run.begin()
     while run.position.step < run.total:
-        if context.stop_requested():
+        if engine.workers.any(context.stop_requested()):
             run.checkpoints.save(run.position)
             raise Stopped(f"stopped after step {run.position.step} of {run.total}")
         yield from run.advance()
@@ -98,12 +102,33 @@ class _Run:
 
     def __init__(self, engine: Engine, data: Data, config: TrainingConfig, context: Context) -> None:
         self.engine, self.data, self.config, self.context = engine, data, config, context
+        self.workers = engine.workers
         self.total = config.total_steps(len(data.train))
-        self.micro_batch = context.place.per_device_batch_size or config.batch_size
         self.checkpoints = Checkpoints(context.checkpoints, engine)
-        # Dropout is the same in every arm, however many random numbers its init has drawn.
-        torch.manual_seed(config.seed)
+        # Dropout is the same in every arm, however many random numbers its init has drawn; each worker has its own.
+        torch.manual_seed(config.seed + self.workers.rank)
         self.position = Position() if context.resume_from is None else self.checkpoints.resume(context.resume_from)
+        self.micro_batch = self.first_micro_batch()
+
+    def first_micro_batch(self) -> MicroBatch:
+        """Return the micro-batch that the place asks for, or what an earlier start of this run found to fit."""
+        share = self.workers.largest_share(self.config.batch_size)
+        asked = MicroBatch(min(self.context.place.per_device_batch_size or share, share))
+        found = find_word(self.context.checkpoints)
+        if found is None and self.context.resume_from is not None:
+            found = find_word(self.context.resume_from.parent)
+        if found is None and self.position.micro_batch is not None:
+            found = MicroBatch(self.position.micro_batch, self.position.halved)
+        if found is None or found.size >= asked.size:
+            return asked
+        self.note_micro_batch(found, f"micro-batch {found.size} instead of {asked.size}: memory did not suffice before")
+        return found
+
+    def note_micro_batch(self, found: MicroBatch, line: str) -> None:
+        """Keep a micro-batch that memory has dictated, for checkpoints and final metrics."""
+        self.micro_batch = found
+        self.position.micro_batch, self.position.halved = found.size, found.halved
+        self.context.log(line)
 
     def begin(self) -> Generator[Progress, None, None]:
         yield from self.measured({}, evaluates=True)
@@ -130,18 +155,63 @@ class _Run:
         examples = [self.data.train[item] for item in items]
         tokens = completion_tokens(examples)
         engine.model.train()
-        packs = can_pack(engine.model, engine.device)
-        summed = torch.zeros((), device=engine.device)
-        for chunk in chunks(examples, self.micro_batch):
-            batch = collate(chunk, self.data.pad_id, packs=packs).to(engine.device)
-            with autocast(config.precision, engine.device):
-                loss = summed_loss(engine.model, batch) / tokens
-            engine.backward(loss)
-            summed += loss.detach()
-        mean = summed.item()
+        mean = self.add_up_gradients(examples, tokens)
         if not math.isfinite(mean):
             raise Diverged(f"the training loss was {mean} at step {self.position.step + 1} of {self.total}")
         return mean, tokens, engine.step()
+
+    def add_up_gradients(self, examples: Sequence[Example], tokens: int) -> float:
+        """Return the loss of the global batch, its gradient with the engine; halve the micro-batch until it fits.
+
+        Out of memory goes through at micro-batch 1, and, having left word, where the workers meet inside of passes.
+        """
+        before = random_states(self.engine.device)
+        while True:
+            has_run_out = False
+            try:
+                summed = self.pass_over(examples, tokens)
+            except Exception as error:
+                if not is_out_of_memory(error) or self.micro_batch.size == 1:
+                    raise
+                if self.engine.passes_meet:
+                    leave_word(self.context.checkpoints, self.micro_batch.half())
+                    raise
+                has_run_out = True
+            if not self.workers.any(has_run_out):
+                return float(self.workers.sum(summed).item())
+            self.halve()
+            restore_random_states(before, self.engine.device)
+
+    def pass_over(self, examples: Sequence[Example], tokens: int) -> Tensor:
+        """Go forward and back over this worker's share of a batch of `tokens` completion tokens; return its loss.
+
+        Every worker makes as many passes as the one with the largest share: the others repeat an item that counts
+        nothing, because the passes of some engines are where the workers meet.
+        """
+        engine = self.engine
+        packs = can_pack(engine.model, engine.device)
+        pieces = list(chunks(self.workers.share(examples), self.micro_batch.size))
+        passes = -(-self.workers.largest_share(len(examples)) // self.micro_batch.size)
+        summed = torch.zeros((), device=engine.device)
+        for index in range(passes):
+            counts = index < len(pieces)
+            batch = collate(pieces[index] if counts else examples[:1], self.data.pad_id, packs=packs)
+            loss = engine.forward(summed_loss, batch.to(engine.device)) / tokens
+            if not counts:
+                loss = loss * 0.0
+            engine.backward(loss, is_last=index == passes - 1)
+            summed += loss.detach()
+        return summed
+
+    def halve(self) -> None:
+        """Go back to before the step and make the micro-batch half as large."""
+        self.engine.forget_gradients()
+        if self.engine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        step, smaller = self.position.step + 1, self.micro_batch.half()
+        self.note_micro_batch(
+            smaller, f"out of memory at step {step}: micro-batch {self.micro_batch.size} -> {smaller.size}"
+        )
 
     def measured(self, metrics: dict[str, float], *, evaluates: bool) -> Generator[Progress, None, None]:
         """Yield this step's metrics, with those of an evaluation if it is time for one."""
@@ -153,12 +223,10 @@ class _Run:
             raise Diverged(f"the held-out loss was {loss} at step {self.position.step} of {self.total}")
 
     def evaluate(self) -> dict[str, float]:
-        found = evaluate_loss(
-            self.engine.model,
+        found = evaluate_engine(
+            self.engine,
             self.data.validation,
             batch_size=self.context.place.evaluation_batch_size,
-            precision=self.config.precision,
-            device=self.engine.device,
             pad_id=self.data.pad_id,
         )
         is_best = self.position.note_evaluation(found.loss)

@@ -36,15 +36,20 @@ def device_of(place: Place) -> torch.device:
     return torch.device(wanted)
 
 
-def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which a forward pass runs in `precision`; raises InputError for fp16 on a CPU."""
+def autocast(
+    precision: Precision, device: torch.device, *, caches: bool = True
+) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which a forward pass runs in `precision`; raises InputError for fp16 on a CPU.
+
+    `caches` keeps the cast weights until the pass is over, for those that are used more than once.
+    """
     if precision == "auto":
         raise ValueError("precision 'auto' is resolved at planning")
     if precision == "fp32":
         return contextlib.nullcontext()
     if precision == "fp16" and device.type != "cuda":
         raise InputError("precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    return torch.autocast(device.type, DTYPES[precision])
+    return torch.autocast(device.type, DTYPES[precision], cache_enabled=caches)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,106 @@
+"""A driver on a cluster of three nodes, each with two CPUs and one GPU that is not there.
+
+    python -m tests.cluster.nodes look|lose STORE
+
+Prints, as JSON, where the workers of gangs were and what was refused; with `lose`, a node is killed in the middle of a
+gang. A process of its own: a process has one Ray session.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import InfeasibleError
+from orchestrator.plan import Run
+from orchestrator.store import Record, Store
+from tests.cluster.conftest import Memory
+from tests.fakes import make_run
+from trainables.base import Place
+
+NODE = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20}
+
+
+def gang(*needs: Run, **place: Any) -> Run:
+    """Return a gang of workers that say where they are; on CPUs, although they hold GPUs."""
+    return make_run("crowd", *needs, reads=len(needs), steps=2, place=Place(device="cpu", cpus=0.5, **place))
+
+
+@contextmanager
+def cluster() -> Iterator[Any]:
+    """Start three nodes, and a session of ours on them."""
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args=NODE)
+    try:
+        for _ in range(2):
+            started.add_node(**NODE)
+        started.wait_for_nodes()
+        yield started
+    finally:
+        started.shutdown()
+
+
+def sweep(backend: Any, runs: list[Run], store: Store, memory: Memory | None = None) -> Mapping[str, Record]:
+    backend.run(runs, store, memory or Memory())
+    return store.records(run.id for run in runs)
+
+
+def refused(backend: Any, place: Place) -> str:
+    try:
+        backend.check({"dataset": Place(), "teacher": place})
+    except InfeasibleError as error:
+        return str(error)
+    return ""
+
+
+def look(backend: Any, store: Store) -> dict[str, Any]:
+    """Run gangs of each strategy; return their nodes and devices by name, and the refusals."""
+    pack = gang(workers=2, gpus=1)
+    strict_pack = gang(pack, workers=2, gpus=0.5, strategy="STRICT_PACK")
+    spread = gang(strict_pack, workers=2, gpus=0.5, strategy="SPREAD")  # alone: where it must, it lies on one node
+    strict_spread = gang(spread, workers=3, gpus=1, strategy="STRICT_SPREAD")
+    runs = {"pack": pack, "strict_pack": strict_pack, "spread": spread, "strict_spread": strict_spread}
+    records = sweep(backend, list(runs.values()), store)
+    found: dict[str, Any] = {name: records[run.id].metrics for name, run in runs.items()}
+    found["refused"] = [
+        refused(backend, Place(workers=2, gpus=1, strategy="STRICT_PACK")),
+        refused(backend, Place(workers=2, gpus=0.6, device="cpu", strategy="STRICT_PACK")),
+        refused(backend, Place(gpus=2)),
+    ]
+    return found
+
+
+def lose(backend: Any, store: Store, nodes: Any) -> dict[str, Any]:
+    """Kill two of three nodes in the middle of a gang that is on two, and let one come; return how it went on."""
+    run = make_run("crowd", steps=60, pause_s=0.1, place=Place(workers=2, gpus=1, device="cpu", strategy="SPREAD"))
+
+    def kill(kind: str, run_id: str) -> None:
+        if kind == "progressed" and memory.steps[run_id][-1].step == 5:
+            for node in [node for node in nodes.list_all_nodes() if node is not nodes.head_node]:
+                nodes.remove_node(node, allow_graceful=False)
+            nodes.add_node(**NODE)
+
+    memory = Memory(hook=kill)
+    record = sweep(backend, [run], store, memory)[run.id]
+    return {"status": record.status, "attempts": memory.attempts[run.id], **record.metrics}
+
+
+def main(what: str, folder: Path) -> None:
+    from cluster.tune import TuneBackend
+
+    with cluster() as nodes:
+        backend = TuneBackend(address=nodes.address)
+        try:
+            found = look(backend, Store(folder)) if what == "look" else lose(backend, Store(folder), nodes)
+        finally:
+            backend.close()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
