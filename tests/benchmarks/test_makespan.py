@@ -176,7 +176,8 @@ def test_four_gpus_serve_runs_of_mixed_sizes_without_overlap_or_starvation(tmp_p
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(1800)
-def test_makespan_of_sixty_runs_on_four_gpus(tmp_path: Path) -> None:
-    found = sweep(mixed_runs(60, 5.0, 20.0), tmp_path)
+@pytest.mark.parametrize(("count", "shortest_s", "longest_s"), [(60, 5.0, 20.0), (200, 2.0, 8.0)])
+def test_makespan_on_four_gpus(tmp_path: Path, count: int, shortest_s: float, longest_s: float) -> None:
+    found = sweep(mixed_runs(count, shortest_s, longest_s), tmp_path)
     check(found)
     print(f"\n{found}")
