@@ -15,15 +15,18 @@ def trained_pair(folder: Path, **settings: object) -> tuple[Path, Path]:
 
     `settings` are the teacher's, in place of the scale's.
     """
-    if "EXPORT_BASE" in os.environ:
+    if "EXPORT_BASE" in os.environ and "EXPORT_TUNED" in os.environ:
         return Path(os.environ["EXPORT_BASE"]), Path(os.environ["EXPORT_TUNED"])
-    inputs: dict[str, Path] = {}
+    inputs = fetched(folder)
     place = Place(cpus=os.cpu_count() or 1)
-    for stage, config in (
-        ("base_model", LAPTOP.base_model),
-        ("dataset", LAPTOP.dataset),
-        ("teacher", {**LAPTOP.training, **LAPTOP.teacher, **settings}),
-    ):
-        drive(stage, dict(config), folder / stage, inputs=dict(inputs), place=place)
-        inputs[stage] = folder / stage
-    return inputs["base_model"], inputs["teacher"]
+    drive("teacher", {**LAPTOP.training, **LAPTOP.teacher, **settings}, folder / "teacher", inputs=inputs, place=place)
+    return inputs["base_model"], folder / "teacher"
+
+
+def fetched(folder: Path) -> dict[str, Path]:
+    """Return base model and dataset of the laptop scale, by role; the base is that of EXPORT_BASE, or fetched."""
+    base = Path(os.environ.get("EXPORT_BASE", folder / "base_model"))
+    if "EXPORT_BASE" not in os.environ:
+        drive("base_model", dict(LAPTOP.base_model), base)
+    drive("dataset", dict(LAPTOP.dataset), folder / "dataset", inputs={"base_model": base})
+    return {"base_model": base, "dataset": folder / "dataset"}
