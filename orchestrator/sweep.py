@@ -61,12 +61,12 @@ class Sweep:
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
         self.reporter = Reporter(runs, available_cpus())
         refuse_full_disk(self.store.root, disk_gib(self.plan, runs))
-        self.backend.check({run.stage: run.place for run in runs})
-        for item in decisions:
-            if item.action == "run" and self.store.is_finished(item.run.id):
-                self.store.forget(item.run.id)
         try:
             with listening(self._stop):
+                self.backend.check({run.stage: run.place for run in runs})
+                for run in runs:
+                    if self.store.artefact(run.id).exists():  # damaged, or without its record
+                        self.store.forget(run.id)
                 self.backend.run(runs, self.store, self)
         finally:
             self.backend.close()

@@ -13,18 +13,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SWEEP = [
-    "sweep",
-    "smoke",
-    "--set",
-    "teacher.steps=400",
-    "--set",
-    "student.steps=60",
-    "--place",
-    "teacher.checkpoint_every=10",
-    "--place",
-    "student.checkpoint_every=5",
-]
+SWEEP = "sweep smoke --axis student.seed=1 --set teacher.steps=300 --set student.steps=40".split()
+SWEEP += "--place teacher.checkpoint_every=10 --place student.checkpoint_every=5".split()
+PATIENCE_S = 1500
+"""Nothing is judged by how long it takes: this only ends a test that hangs."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * PATIENCE_S)]
 
 
 def start(store, *more):
@@ -35,7 +29,7 @@ def start(store, *more):
 
 def sweep(store, *more):
     process = start(store, *more)
-    return process.wait(timeout=240)
+    return process.wait(timeout=PATIENCE_S)
 
 
 def wait_for(process, condition):
@@ -43,7 +37,7 @@ def wait_for(process, condition):
     begun = time.monotonic()
     while not condition():
         assert process.poll() is None, "the sweep ended before it could be disturbed"
-        assert time.monotonic() - begun < 200, "the sweep never got there"
+        assert time.monotonic() - begun < PATIENCE_S, "the sweep never got there"
         time.sleep(0.01)
 
 
@@ -95,11 +89,10 @@ def undisturbed(tmp_path_factory):
 MOMENTS = {
     "in the teacher": lambda store: step_of(store, "teacher") >= 35,
     "in the export": lambda store: finished(store, "teacher") == 1 and step_of(store, "svd_export") >= 0,
-    "among the students": lambda store: finished(store, "student") >= 3 and step_of(store, "student") >= 7,
+    "among the students": lambda store: finished(store, "student") >= 1 and step_of(store, "student") >= 7,
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_sweep_killed_at_any_moment_ends_with_the_results_of_an_undisturbed_one(tmp_path, undisturbed, moment):
     store = tmp_path / "runs"
@@ -116,18 +109,34 @@ def test_a_sweep_killed_at_any_moment_ends_with_the_results_of_an_undisturbed_on
     assert list(store.glob("work/*")) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_a_checkpoint_and_the_next_command_goes_on_from_it(tmp_path, undisturbed, number, code):
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 1), (signal.SIGUSR1, 138, 1), (signal.SIGUSR1, 138, 2)],
+)
+def test_a_signal_leaves_a_checkpoint_and_the_next_command_goes_on_from_it(
+    tmp_path, undisturbed, number, code, workers
+):
     store = tmp_path / "runs"
-    process = start(store, "--place", "teacher.checkpoint_every=100000")
-    wait_for(process, lambda: step_of(store, "teacher") >= 35)
+    more = ["--until", "teacher", "--place", f"teacher.workers={workers}"]
+    process = start(store, *more, "--place", "teacher.checkpoint_every=100000")
+    wait_for(process, lambda: step_of(store, "teacher") >= 15)
     os.kill(process.pid, number)
-    assert process.wait(timeout=60) == code
+    assert process.wait(timeout=PATIENCE_S) == code
     steps = [int(path.name.removeprefix("step-")) for path in store.glob("work/teacher-*/1/checkpoints/step-*")]
-    assert steps
-    assert max(steps) >= 35
-    assert sweep(store) == 0
+    assert max(steps, default=0) >= 15
+    assert sweep(store, *more) == 0
     log = next(store.glob("artefacts/teacher-*/log.txt")).read_text()
     assert f"resumes from step-{max(steps)}" in log
-    assert table(store) == table(undisturbed)
+    ours, theirs = teacher(store), teacher(undisturbed)
+    assert ours["id"] == theirs["id"]
+    assert ours["history"]["step"] == theirs["history"]["step"]
+    assert ours["history"]["loss"] == (theirs["history"]["loss"] if workers == 1 else approx(theirs["history"]["loss"]))
+
+
+def teacher(store):
+    return json.loads(next(store.glob("artefacts/teacher-*/record.json")).read_text())
+
+
+def approx(losses):
+    """Return what agrees with these losses but for the order in which workers add up: 1e-4, as gangs are tested."""
+    return [loss if loss is None else pytest.approx(loss, rel=1e-4) for loss in losses]

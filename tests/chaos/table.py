@@ -1,0 +1,88 @@
+"""The kills as a Markdown table, with a line that sums them up and how to repeat them."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.chaos.kills import Done, stage
+
+TITLES = (
+    "",
+    "store",
+    "victim",
+    "moment",
+    "what the kill met",
+    "running (step)",
+    "the command then",
+    "afterwards",
+    "end",
+)
+
+
+def cells(number: int, done: Done) -> list[str]:
+    """Return a kill as one row of the table."""
+    kill = done.kill
+    moment = f"{kill.after_s:.1f} s" if kill.moment == "any time" else kill.moment
+    running = ", ".join(f"{stage(one.run_id)} {one.step}/{one.total}" for one in done.met)
+    then = ", ".join(f"{stage(one.run_id)} {done.then.get(one.run_id, 'not yet')}" for one in done.met)
+    code = "" if done.code is None else f"exit {done.code}"
+    return [
+        str(number),
+        str(done.store),
+        kill.victim,
+        moment,
+        done.during,
+        running or "–",
+        code,
+        then or "–",
+        done.outcome,
+    ]
+
+
+def row(number: int, done: Done) -> str:
+    """Return a kill as a line for the terminal."""
+    return "  ".join(cells(number, done)[:6])
+
+
+def markdown(
+    kills: Sequence[Done],
+    asked: int,
+    seed: int,
+    commands: int,
+    finished: int,
+    seconds: float,
+    wrong: Sequence[str],
+    sweep: str,
+) -> str:
+    """Return the page: what was done, the sum, every kill, and what was wrong if anything was."""
+    victims = Counter(done.kill.victim for done in kills)
+    cut = Counter(done.during.split(":")[0].split()[-1].partition("-")[0] for done in kills if "cut off" in done.during)
+    sums = ", ".join(f"{count} x {victim}" for victim, count in victims.most_common())
+    verdict = (
+        f"{len(kills)} kills ({sums}; {cut['step']} in the middle of a checkpoint, {cut['commit']} in the middle of a "
+        f"commit) on {finished} sweeps, {commands} commands, {seconds / 60:.0f} minutes: "
+        + (f"**{len(wrong)} things wrong**" if wrong else "**every sweep ended as if undisturbed**")
+    )
+    lines = [
+        "# Random kills",
+        "",
+        "Made by the command below; who is killed and when is drawn from the seed, what exactly that meets is the "
+        "machine's chance. After each kill of the driver (or of the raylet, which ends it) the same command is given "
+        "again; a killed worker is replaced by the command itself. In the end every store is compared with one that "
+        "nobody disturbed: `results.csv` equal but for times and memory, no run lost, none executed again after its "
+        "commit (times of the record files), sha256 of every artefact, one MLflow run per run and none RUNNING, "
+        "nothing left in `work/`, no process left behind.",
+        "",
+        f"    python -m tests.chaos --kills {asked} --seed {seed} --out docs/chaos.md",
+        "",
+        f"The sweep is `python -m orchestrator {sweep}`, on {platform.system()} with Python {platform.python_version()}.",
+        "",
+        verdict,
+        "",
+        f"| {' | '.join(TITLES)} |",
+        f"|{'---|' * len(TITLES)}",
+        *(f"| {' | '.join(cells(number, done))} |" for number, done in enumerate(kills, 1)),
+    ]
+    return "\n".join([*lines, *(["", *(f"- {line}" for line in wrong)] if wrong else [])]) + "\n"
