@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import UserError
+
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -42,6 +44,10 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
+class SessionLost(UserError):
+    """Ray is no longer there for the driver."""
+
+
 class Session:
     """A connection to Ray, with what has to be undone when it closes."""
 
@@ -58,6 +64,7 @@ class Session:
             signals.restore()
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        self.node: str = ray.get_runtime_context().get_node_id()
 
     def _start(self, address: str | None, num_cpus: int | None, num_gpus: int | None) -> None:
         options: dict[str, Any] = {
@@ -80,9 +87,14 @@ class Session:
         self.ray._private.worker.print_to_stdstream = lambda *args, **options: None
 
     def nodes(self) -> dict[str, Mapping[str, float]]:
-        """Return what each living node has in all, by node id."""
+        """Return what each living node has in all, by node id; raises SessionLost if the driver's own is none."""
         names = ("CPU", "GPU", "memory")
         alive = [node for node in self.ray.nodes() if node["Alive"]]
+        if self.node not in [node["NodeID"] for node in alive]:
+            raise SessionLost(
+                "Ray's own process on this machine (raylet) is gone; nothing that was finished, and no "
+                "checkpoint, is lost: give the same command again"
+            )
         return {node["NodeID"]: {name: node["Resources"].get(name, 0.0) for name in names} for node in alive}
 
     def close(self) -> None:

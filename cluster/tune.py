@@ -37,6 +37,9 @@ from trainables.base import Place
 NOISE = re.compile(r"(Failure #|class_name|actor_id|pid|namespace|ip):? ")
 """Lines of Ray's report on a dead actor that say nothing about why it died."""
 
+READY = "go"
+"""What the file is called, until it is to stop the workers, that lies ready beside the one that does."""
+
 FOLDER = ".tune-"
 """Tune's own files of a sweep lie in a folder of this prefix below the store's work/, and go with the sweep."""
 
@@ -80,8 +83,10 @@ class TuneBackend:
         dispatch.begin()
         with experiment_folder(store) as folder:
             driver = Driver(dispatch, nodes, folder / "stop", lambda: self._is_stopped)
-            fit(driver, folder, len(runs))
-        driver.raise_problem()
+            try:
+                fit(driver, folder, len(runs))
+            finally:
+                driver.raise_problem()
 
     def stop(self) -> None:
         """Ask the running runs to checkpoint and end; start nothing new. Safe in a signal handler."""
@@ -151,7 +156,7 @@ class Driver:
         """Pass on a wish to stop to the workers, and nodes that have come or gone to the schedule."""
         if not self.is_stopping and (self.problem is not None or self.stop_requested()):
             self.is_stopping = True
-            self.halt.touch()
+            self.halt.with_name(READY).rename(self.halt)  # takes no space: the disk may be full
         if self.nodes.changed():
             self.dispatch.resize(self.nodes.found)
 
@@ -293,6 +298,7 @@ def experiment_folder(store: Store) -> Iterator[Path]:
         for stale in store.work.glob(f"{FOLDER}*"):
             shutil.rmtree(stale, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=store.work))
+        (folder / READY).touch()
     try:
         yield folder
     finally:

@@ -5,9 +5,10 @@ Resuming is running the same command again (contract C3): nothing here knows whe
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from orchestrator.estimate import available_cpus, disk_gib, refuse_full_disk, wi
 from orchestrator.plan import Plan, Run
 from orchestrator.progress import Reporter, duration
 from orchestrator.signals import STOPPED_BY, listening
-from orchestrator.store import Store
+from orchestrator.store import Store, is_full, no_space
 from trainables.base import InputError, Progress
 
 if TYPE_CHECKING:
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
 ACTIONS: tuple[Action, ...] = ("cached", "run", "skipped")
 
 
-def check(plan: Plan, store: Store) -> None:
-    """Raise InputError for whatever can be known to be wrong with the missing runs from what is there already."""
+def check(plan: Plan, store: Store, again: Collection[str] = ()) -> None:
+    """Raise InputError for whatever can be known to be wrong with the missing runs from what is there already.
+
+    `again` are finished runs that will be made again: nothing is known from them.
+    """
     seen = set()
+    finished = {run.id for run in plan.runs if store.is_finished(run.id)} - set(again)
     for run in plan.runs:
-        if store.is_finished(run.id):
+        if run.id in finished:
             continue
-        inputs = {role: source for role, source in run.inputs.items() if store.is_finished(source)}
+        inputs = {role: source for role, source in run.inputs.items() if source in finished}
         key = (run.trainable, run.config.model_dump_json(), tuple(inputs.items()))
         if key not in seen:
             seen.add(key)
@@ -131,18 +136,19 @@ def run(
 
     `forget` names runs to make again. Nothing is created, and no Ray is started, where nothing is missing.
     """
-    check(plan, store)
     decisions = decide(plan, store)
+    check(plan, store, damaged_among(decisions))
     if not forget and all(item.action != "run" for item in decisions):
         say(f"all {len(plan.runs)} runs are in {store.root}: nothing to execute")
         views.complete()
         return 1 if any(item.action == "skipped" for item in decisions) else 0
-    with store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}")):
+    lock = store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}"))
+    with space(store), lock:
         for run_id in forget:
             store.forget(run_id)
-        check(plan, store)
         decisions = decide(plan, store)
-        for line in [*summary(decisions), *changed_sources(plan, store)]:
+        check(plan, store, damaged_among(decisions))
+        for line in [*summary(decisions), *damages(decisions), *changed_sources(plan, store)]:
             say(line)
         sweep = Sweep(plan, store, views, make_backend())
         try:
@@ -152,6 +158,17 @@ def run(
     for line in failures(sweep.outcomes):
         say(line)
     return code
+
+
+@contextlib.contextmanager
+def space(store: Store) -> Iterator[None]:
+    """Turn what comes of a full disk, in records or in views, into the one line that it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_full(error):
+            raise no_space(store.root) from None
+        raise
 
 
 def summary(decisions: Sequence[Decision]) -> list[str]:
@@ -166,6 +183,16 @@ def summary(decisions: Sequence[Decision]) -> list[str]:
         numbers = "  ".join(f"{counts[action]:>4} {action}" for action in ACTIONS if counts[action])
         lines.append(f"{stage:<12} {numbers}  {shown}".rstrip())
     return lines
+
+
+def damaged_among(decisions: Sequence[Decision]) -> list[str]:
+    """Return the runs whose files are damaged."""
+    return [item.run.id for item in decisions if item.is_damaged]
+
+
+def damages(decisions: Sequence[Decision]) -> list[str]:
+    """Return a line per damaged artefact."""
+    return [f"{item.run.id} ({item.run.name}) {item.reason}; made again" for item in decisions if item.is_damaged]
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SWEEP = "sweep smoke --axis student.seed=1 --set teacher.steps=300 --set student.steps=40".split()
-SWEEP += "--place teacher.checkpoint_every=10 --place student.checkpoint_every=5".split()
+SWEEP = ["sweep", "smoke", "--axis", "student.seed=1", "--set", "teacher.steps=300", "--set", "student.steps=40"]
+SWEEP += ["--place", "teacher.checkpoint_every=10", "--place", "student.checkpoint_every=5"]
 PATIENCE_S = 1500
 """Nothing is judged by how long it takes: this only ends a test that hangs."""
 

@@ -31,12 +31,12 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.decisions import changed_sources, decide
     from orchestrator.estimate import available_cpus, estimate
     from orchestrator.progress import duration
-    from orchestrator.sweep import check
+    from orchestrator.sweep import check, damaged_among
 
     store = open_store(options)
     plan = make_plan(options, store)
-    check(plan, store)
     decisions = decide(plan, store)
+    check(plan, store, damaged_among(decisions))
     cost = estimate(plan, [item.run for item in decisions if item.action == "run"], store, cpus=available_cpus())
     advice = advise(plan)
     if options.json:

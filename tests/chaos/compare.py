@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.identity import sha256_file
 from orchestrator.store import Store
 
 
@@ -43,7 +44,8 @@ def faults(store: Path, undisturbed: Path, times: Mapping[str, int]) -> list[str
     wrong += [f"{name} was executed again" for name, time in times.items() if name in now and now[name] != time]
     if table(store) != table(undisturbed):
         wrong.append("results.csv differs")
-    wrong += [line for name in now for line in Store(store).damage(name)]
+    flaws = {name: Store(store).flaws(name, sha256_file) for name in now}
+    wrong += [f"{name}/{file} {what}" for name, found in flaws.items() for file, what in found.items()]
     runs, running = mlflow_runs(store)
     if sorted(runs) != sorted((name, "FINISHED") for name in wanted):
         wrong.append(f"MLflow has {len(runs)} runs, {len(set(runs))} different ones, for {len(wanted)} of ours")
