@@ -13,17 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos import compare
+from tests.chaos import SWEEP, compare
 from tests.chaos.kills import Done, Hunt, about, draw, follow, met
 from tests.chaos.processes import Process, alive
 from tests.chaos.table import markdown, row
 from tests.chaos.watch import Watch
 
 ROOT = Path(__file__).parents[2]
-SWEEP = (
-    "sweep smoke --axis student.seed=1 --set teacher.steps=60 --set student.steps=20 "
-    "--place teacher.checkpoint_every=4 --place student.checkpoint_every=3"
-)
 PER_STORE = 10
 """Kills that one store sees before it is let finish."""
 SPAN_S = 30.0
@@ -32,13 +28,100 @@ PATIENCE_S = 900.0
 """How long a command may go on after a kill; it has then hung, whatever the machine."""
 
 
+class Command:
+    """The sweep on one store, given once."""
+
+    def __init__(self, store: Path) -> None:
+        """Give it; what it says goes to a file beside the store."""
+        store.mkdir(parents=True, exist_ok=True)
+        self.log = store.with_suffix(".log")
+        command = [sys.executable, "-m", "orchestrator", *shlex.split(SWEEP), "--store", str(store)]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+
+    def is_over(self) -> bool:
+        return self.process.poll() is not None
+
+    def wait(self) -> str:
+        """Wait for its end; return what is wrong if it does not come."""
+        try:
+            self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return f"the command hung for {PATIENCE_S:g} s"
+        return ""
+
+    def last_line(self) -> str:
+        return (self.log.read_text(errors="replace").strip().splitlines() or [""])[-1]
+
+
+class Round:
+    """One store, on which the command is given until it ends well, with so many kills on the way."""
+
+    def __init__(
+        self, number: int, store: Path, kills: int, chance: random.Random, told: Callable[[Done], None]
+    ) -> None:
+        """Begin with an empty store; `told` hears of each kill."""
+        self.number, self.store, self.kills, self.chance, self.told = number, store, kills, chance, told
+        for name in ("work", "artefacts"):
+            (store / name).mkdir(parents=True)
+        self.watch = Watch(store / "work", store / "artefacts")
+        self.writers: dict[Path, int] = {}
+        self.members: set[Process] = set()
+        self.times: dict[str, int] = {}
+        self.done: list[Done] = []
+        self.commands = 0
+
+    def run(self, undisturbed: Path) -> list[str]:
+        """Return what is wrong in the end."""
+        unasked = 0
+        while True:
+            self.commands += 1
+            command, before = Command(self.store), len(self.done)
+            wrong = self._disturb(command)
+            for one in self.done[before:]:
+                one.code = command.process.returncode
+            self._follow()
+            if wrong:
+                return [wrong]
+            if command.process.returncode == 0:
+                break
+            unasked = unasked + 1 if len(self.done) == before else 0
+            if unasked > 2:  # runs given up for lost workers are tried once more by each command
+                return [f"ended with exit code {command.process.returncode}: {command.last_line()}"]
+        self.watch.close()
+        wrongs = compare.faults(self.store, undisturbed, self.times)
+        return wrongs + [f"left behind: {one.words[:60]}" for one in alive(self.members)]
+
+    def _disturb(self, command: Command) -> str:
+        """Kill in one command until it is over, or enough were killed; return what is wrong."""
+        while not command.is_over() and len(self.done) < self.kills:
+            hunt = Hunt(self.store, self.watch, draw(self.chance, SPAN_S), command.process.pid, self.writers)
+            struck = hunt.wait(command.is_over)
+            self.members |= hunt.members
+            if struck is None:
+                break
+            self._follow()
+            done = Done(self.number, hunt.kill, met(self.store), about(struck[0], hunt.kill))
+            self.times |= compare.record_times(self.store)
+            self.done.append(done)
+            self.told(done)
+            if hunt.kill.victim != "worker":
+                break
+        return command.wait()
+
+    def _follow(self) -> None:
+        for one in self.done:
+            follow(one, self.store)
+
+
 @dataclass
 class Chaos:
     """Stores below `folder`; the first is swept undisturbed, each further one until it is finished in spite of all."""
 
     folder: Path
     seed: int
-    say: Callable[[str], None]
     done: list[Done] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     commands: int = 0
@@ -47,80 +130,27 @@ class Chaos:
     def run(self, kills: int) -> None:
         """Kill that often; stop early where something is wrong."""
         chance = random.Random(self.seed)
-        if self._command(self.folder / "undisturbed").wait(PATIENCE_S) != 0:
-            self.wrong.append("the undisturbed sweep failed")
+        undisturbed = Command(self.folder / "undisturbed")
+        if undisturbed.wait() or undisturbed.process.returncode:
+            self.wrong.append(f"the undisturbed sweep failed: {undisturbed.last_line()}")
         while len(self.done) < kills and not self.wrong:
-            self._disturb(self.finished + 1, min(PER_STORE, kills - len(self.done)), chance)
+            number = self.finished + 1
+            left = min(PER_STORE, kills - len(self.done))
+            one = Round(number, self.folder / f"store-{number}", left, chance, self._tell)
+            self.wrong = [f"store {number}: {line}" for line in one.run(self.folder / "undisturbed")]
+            for done in one.done:
+                done.outcome = "; ".join(self.wrong) or "same results"
+            self.commands += one.commands
+            self.finished += not self.wrong
+            say(f"store {number}: {'; '.join(self.wrong) or 'as if undisturbed'}")
 
-    def _disturb(self, number: int, kills: int, chance: random.Random) -> None:
-        """Sweep one store, with so many kills at most, until the command ends well; then compare."""
-        store = self.folder / f"store-{number}"
-        for name in ("work", "artefacts"):
-            (store / name).mkdir(parents=True)
-        watch, times, members, alone = Watch(store / "work", store / "artefacts"), {}, set[Process](), 0
-        mine: list[Done] = []
-        writers: dict[Path, int] = {}
-        while not self.wrong:
-            process = self._command(store)
-            before = len(mine)
-            while process.poll() is None:
-                if len(mine) >= kills:
-                    self._wait(process)
-                    break
-                hunt = Hunt(store, watch, draw(chance, SPAN_S), process.pid, writers)
-                event = hunt.wait(lambda process=process: process.poll() is not None)
-                members |= hunt.members
-                if event is None:
-                    break
-                for one in mine:
-                    follow(one, store)
-                done = Done(number, hunt.kill, met(store), about(event[0], hunt.kill))
-                mine.append(done)
-                times |= compare.record_times(store)
-                if hunt.kill.victim != "worker":
-                    self._wait(process)
-                self.done.append(done)
-                self.say(row(len(self.done), done))
-            code = process.returncode
-            for one in mine[before:]:
-                one.code = code
-            for one in mine:
-                follow(one, store)
-            if code == 0:
-                break
-            alone = 0 if len(mine) > before else alone + 1
-            if alone > 2 or code == 2:
-                self.wrong.append(f"store {number}: ended with exit code {code}: {last_line(store)}")
-        watch.close()
-        if not self.wrong:
-            self.wrong += [
-                f"store {number}: {line}" for line in compare.faults(store, self.folder / "undisturbed", times)
-            ]
-            self.wrong += [f"store {number}: left behind: {one.words[:60]}" for one in alive(members)]
-        for one in mine:
-            one.outcome = "same results" if not self.wrong else "; ".join(self.wrong)
-        self.finished += not self.wrong
-        self.say(f"store {number}: {'; '.join(self.wrong) or 'as if undisturbed'}")
-
-    def _command(self, store: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "orchestrator", *shlex.split(SWEEP), "--store", str(store)]
-        store.mkdir(parents=True, exist_ok=True)
-        self.commands += 1
-        with store.with_suffix(".log").open("a") as log:
-            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self.wrong.append(f"the command hung for {PATIENCE_S:g} s")
-            process.kill()
-            process.wait()
+    def _tell(self, done: Done) -> None:
+        self.done.append(done)
+        say(row(len(self.done), done))
 
 
-def last_line(store: Path) -> str:
-    lines = store.with_suffix(".log").read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
 
 
 def main() -> int:
@@ -134,19 +164,12 @@ def main() -> int:
         folder = (options.store or Path(scratch)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
-        chaos = Chaos(folder, options.seed, lambda line: print(line, flush=True))
+        chaos = Chaos(folder, options.seed)
         chaos.run(options.kills)
         seconds = time.monotonic() - begun
-    text = markdown(
-        chaos.done, options.kills, options.seed, chaos.commands, chaos.finished, seconds, chaos.wrong, SWEEP
-    )
     if options.out is not None:
-        options.out.write_text(text)
-    print(
-        text.splitlines()[-1]
-        if chaos.wrong
-        else f"{len(chaos.done)} kills, {chaos.finished} stores: all as if undisturbed"
-    )
+        options.out.write_text(markdown(chaos, options.kills, seconds))
+    say(f"{len(chaos.done)} kills, {chaos.finished} stores: {'; '.join(chaos.wrong) or 'all as if undisturbed'}")
     return 1 if chaos.wrong else 0
 
 

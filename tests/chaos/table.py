@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from tests.chaos import SWEEP
 from tests.chaos.kills import Done, stage
+
+if TYPE_CHECKING:
+    from tests.chaos.__main__ import Chaos
 
 TITLES = (
     "",
@@ -46,23 +49,15 @@ def row(number: int, done: Done) -> str:
     return "  ".join(cells(number, done)[:6])
 
 
-def markdown(
-    kills: Sequence[Done],
-    asked: int,
-    seed: int,
-    commands: int,
-    finished: int,
-    seconds: float,
-    wrong: Sequence[str],
-    sweep: str,
-) -> str:
+def markdown(chaos: Chaos, asked: int, seconds: float) -> str:
     """Return the page: what was done, the sum, every kill, and what was wrong if anything was."""
+    kills, wrong = chaos.done, chaos.wrong
     victims = Counter(done.kill.victim for done in kills)
     cut = Counter(done.during.split(":")[0].split()[-1].partition("-")[0] for done in kills if "cut off" in done.during)
     sums = ", ".join(f"{count} x {victim}" for victim, count in victims.most_common())
     verdict = (
         f"{len(kills)} kills ({sums}; {cut['step']} in the middle of a checkpoint, {cut['commit']} in the middle of a "
-        f"commit) on {finished} sweeps, {commands} commands, {seconds / 60:.0f} minutes: "
+        f"commit) on {chaos.finished} sweeps, {chaos.commands} commands, {seconds / 60:.0f} minutes: "
         + (f"**{len(wrong)} things wrong**" if wrong else "**every sweep ended as if undisturbed**")
     )
     lines = [
@@ -75,9 +70,9 @@ def markdown(
         "commit (times of the record files), sha256 of every artefact, one MLflow run per run and none RUNNING, "
         "nothing left in `work/`, no process left behind.",
         "",
-        f"    python -m tests.chaos --kills {asked} --seed {seed} --out docs/chaos.md",
+        f"    python -m tests.chaos --kills {asked} --seed {chaos.seed} --out docs/chaos.md",
         "",
-        f"The sweep is `python -m orchestrator {sweep}`, on {platform.system()} with Python {platform.python_version()}.",
+        f"The sweep is `python -m orchestrator {SWEEP}`.",
         "",
         verdict,
         "",
