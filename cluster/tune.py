@@ -27,6 +27,7 @@ from cluster import placement
 from cluster.base import Job, Observer, Outcome
 from cluster.dispatch import Dispatch
 from cluster.gang import WorkerLost
+from cluster.leftovers import FOLDER, remove_tune_folders
 from cluster.rooms import Resources
 from cluster.session import Session, Signals
 from cluster.worker import Parcel, Report, Worker
@@ -39,9 +40,6 @@ NOISE = re.compile(r"(Failure #|class_name|actor_id|pid|namespace|ip):? ")
 
 READY = "go"
 """What the file is called, until it is to stop the workers, that lies ready beside the one that does."""
-
-FOLDER = ".tune-"
-"""Tune's own files of a sweep lie in a folder of this prefix below the store's work/, and go with the sweep."""
 
 NODES_EVERY_S = 5.0
 """How often the nodes of the cluster are counted."""
@@ -295,8 +293,7 @@ def experiment_folder(store: Store) -> Iterator[Path]:
     """Give a folder for Tune's own files, for as long as it runs; what a killed driver left goes too."""
     with explained(f"cannot write to the store {store.root}"):
         store.work.mkdir(parents=True, exist_ok=True)
-        for stale in store.work.glob(f"{FOLDER}*"):
-            shutil.rmtree(stale, ignore_errors=True)
+        remove_tune_folders(store)
         folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=store.work))
         (folder / READY).touch()
     try:

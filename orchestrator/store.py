@@ -114,6 +114,21 @@ class Attempt:
         return self.folder / "checkpoints"
 
 
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds the store, or held it; `since` is Unix time."""
+
+    pid: int
+    host: str
+    since: float
+    command: str
+
+    def __str__(self) -> str:
+        """Say who it is, for people."""
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.since))
+        return f"pid {self.pid} on {self.host} since {since} ({self.command})"
+
+
 class Superseded(Exception):
     """A newer attempt at this run exists, or it is finished: this one may not commit."""
 
@@ -269,16 +284,20 @@ class Store:
 
     def altered(self, run_id: str) -> dict[str, str]:
         """Return what is wrong with the artefact's files, looking at the contents of only those touched since."""
-        written = (self.artefact(run_id) / "record.json").stat().st_mtime_ns
-        record = load(self.artefact(run_id) / "record.json")
+        path = self.artefact(run_id) / "record.json"
+        try:
+            written, record = path.stat().st_mtime_ns, load(path)
+        except (FileNotFoundError, StoreError):
+            return self.flaws(run_id) or {path.name: MISSING}
         known = {self.artefact(run_id) / name: file.sha256 for name, file in record.files.items()}
         return self.flaws(run_id, lambda path: known[path] if path.stat().st_mtime_ns <= written else sha256_file(path))
 
     @contextlib.contextmanager
-    def lock(self, command: str, *, wait: bool = False, waiting: Any = None) -> Iterator[None]:
+    def lock(self, command: str, *, wait: bool = False, waiting: Any = None) -> Iterator[list[Holder]]:
         """Hold the store as its one driver (contract C7); raises StoreError naming the holder, or waits for it.
 
-        The lock is the kernel's: it goes with the process, however that ends.
+        The lock is the kernel's: it goes with the process, however that ends. Gives the former holders that were
+        killed; those still in the list in the end are given to the next one too.
         """
         with explained(f"cannot write to the store {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -286,26 +305,34 @@ class Store:
         with stream:
             if not _locked(stream, block=False):
                 stream.seek(0)
-                holder = _holder(stream.read())
+                holder = str(_holder(stream.read()))
                 if not wait:
                     raise StoreError(f"the store {self.root} is in use by {holder}; wait for it with --wait")
                 if waiting is not None:
                     waiting(holder)
                 _locked(stream, block=True)
-            stream.truncate(0)
-            about = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since": time.time()}
-            stream.write(json.dumps(about))
-            stream.flush()
+            stream.seek(0)
+            former = _killed(stream.read())
+            holder = Holder(os.getpid(), socket.gethostname(), time.time(), command)
+            _rewrite(stream, [*former, holder])
             try:
-                yield
+                yield former
             finally:
-                stream.truncate(0)
+                _rewrite(stream, former)
+
+    def was_cut(self) -> bool:
+        """Say whether the last driver of the store was killed, and nobody holds it now."""
+        try:
+            with (self.root / "driver.lock").open("r+") as stream:
+                return _locked(stream, block=False) and bool(_killed(stream.read()))
+        except FileNotFoundError:
+            return False
 
     def holder(self) -> str | None:
         """Return who holds the store ("pid 12 on node1, since ...: sweep rank_study"), or None."""
         try:
             with (self.root / "driver.lock").open("r+") as stream:
-                return None if _locked(stream, block=False) else _holder(stream.read())
+                return None if _locked(stream, block=False) else str(_holder(stream.read()))
         except FileNotFoundError:
             return None
 
@@ -437,10 +464,20 @@ def _locked(stream: Any, *, block: bool) -> bool:
     return True
 
 
-def _holder(text: str) -> str:
+def _holder(text: str) -> Holder | str:
+    return next(reversed(_killed(text)), "another process")
+
+
+def _killed(text: str) -> list[Holder]:
+    """Return who is named in a lock file, the last holder last: if nobody holds it now, they were killed."""
     try:
-        about = json.loads(text)
-    except ValueError:
-        return "another process"
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["since"]))
-    return f"pid {about['pid']} on {about['host']} since {since} ({about['command']})"
+        return [Holder(**about) for about in json.loads(text)]
+    except (ValueError, TypeError):
+        return []
+
+
+def _rewrite(stream: Any, holders: Iterable[Holder]) -> None:
+    stream.truncate(0)
+    text = json.dumps([vars(holder) for holder in holders])
+    stream.write(text if text != "[]" else "")
+    stream.flush()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster import leftovers
 from cluster.base import Backend, Outcome
 from orchestrator.decisions import Action, Decision, changed_sources, decide
 from orchestrator.errors import UserError
@@ -139,11 +140,15 @@ def run(
     decisions = decide(plan, store)
     check(plan, store, damaged_among(decisions))
     if not forget and all(item.action != "run" for item in decisions):
+        if store.was_cut():
+            with store.lock(command, wait=wait) as former:
+                leftovers.clear(store, former)
         say(f"all {len(plan.runs)} runs are in {store.root}: nothing to execute")
         views.complete()
         return 1 if any(item.action == "skipped" for item in decisions) else 0
     lock = store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}"))
-    with space(store), lock:
+    with space(store), lock as former:
+        leftovers.clear(store, former)
         for run_id in forget:
             store.forget(run_id)
         decisions = decide(plan, store)
@@ -155,6 +160,7 @@ def run(
             code = sweep.execute(decisions)
         finally:
             views.complete()
+            leftovers.clear(store, former)
     for line in failures(sweep.outcomes):
         say(line)
     return code
