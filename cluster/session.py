@@ -64,6 +64,7 @@ class Session:
             signals.restore()
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        self.address = address
         self.node: str = ray.get_runtime_context().get_node_id()
 
     def _start(self, address: str | None, num_cpus: int | None, num_gpus: int | None) -> None:
@@ -85,6 +86,11 @@ class Session:
         self.ray.init(**options)
         # What raylets have to say of a dead worker is printed on stdout even so; it is in the run's failure.
         self.ray._private.worker.print_to_stdstream = lambda *args, **options: None
+
+    @property
+    def trusted(self) -> frozenset[str]:
+        """The nodes that see files and code as this process does: without an address, the one on this machine."""
+        return frozenset() if self.address else frozenset({self.node})
 
     def nodes(self) -> dict[str, Mapping[str, float]]:
         """Return what each living node has in all, by node id; raises SessionLost if the driver's own is none."""

@@ -28,6 +28,7 @@ from cluster.base import Job, Observer, Outcome
 from cluster.dispatch import Dispatch
 from cluster.gang import WorkerLost
 from cluster.leftovers import FOLDER, remove_tune_folders
+from cluster.probe import Probe
 from cluster.rooms import Resources
 from cluster.session import Session, Signals
 from cluster.worker import Parcel, Report, Worker
@@ -51,12 +52,20 @@ WAIT_FOR_NODES_S = 300.0
 class TuneBackend:
     """Executes runs on a Ray session of its own on this machine, or on the cluster at `address`.
 
-    `num_cpus` and `num_gpus` are what a session of its own offers; None: what there is. See `cluster.base.Backend`.
+    `num_cpus` and `num_gpus` are what a session of its own offers; None: what there is. `tell` is given lines for the
+    user. See `cluster.base.Backend`.
     """
 
-    def __init__(self, address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        num_cpus: int | None = None,
+        num_gpus: int | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Remember where to run; Ray starts with the first `check` or `run`."""
-        self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
+        self.address, self.num_cpus, self.num_gpus, self.tell = address, num_cpus, num_gpus, tell
         self._session: Session | None = None
         self._is_stopped = False
 
@@ -76,10 +85,12 @@ class TuneBackend:
         if not runs or self._is_stopped:
             return
         self.check({run.stage: run.place for run in runs})
-        nodes = Nodes(self.session.nodes)
-        dispatch = Dispatch(runs, store, observer, nodes.found, lambda run: placement.demand(run.place))
-        dispatch.begin()
         with experiment_folder(store) as folder:
+            probe = Probe(store.root, folder, self.session.trusted, self.tell)
+            probe.refuse_others(self.session.nodes())
+            nodes = Nodes(lambda: probe.usable(self.session.nodes()))
+            dispatch = Dispatch(runs, store, observer, nodes.found, lambda run: placement.demand(run.place))
+            dispatch.begin()
             driver = Driver(dispatch, nodes, folder / "stop", lambda: self._is_stopped)
             try:
                 fit(driver, folder, len(runs))

@@ -313,8 +313,7 @@ class Store:
                 _locked(stream, block=True)
             stream.seek(0)
             former = _killed(stream.read())
-            holder = Holder(os.getpid(), socket.gethostname(), time.time(), command)
-            _rewrite(stream, [*former, holder])
+            _rewrite(stream, [*former, Holder(os.getpid(), socket.gethostname(), time.time(), command)])
             try:
                 yield former
             finally:
