@@ -20,10 +20,12 @@ from tests.chaos.table import markdown, row
 from tests.chaos.watch import Watch
 
 ROOT = Path(__file__).parents[2]
-PER_STORE = 10
+PER_STORE = 14
 """Kills that one store sees before it is let finish."""
-SPAN_S = 30.0
-"""About how long a sweep takes from its first run to its end."""
+SPAN_S = 15.0
+"""About how long a quiet machine takes from the first run of a sweep to its end."""
+ENDING_S = 120.0
+"""How long a killed session's processes may take to end; they notice within seconds on a quiet machine."""
 PATIENCE_S = 900.0
 """How long a command may go on after a kill; it has then hung, whatever the machine."""
 
@@ -72,6 +74,7 @@ class Round:
         self.times: dict[str, int] = {}
         self.done: list[Done] = []
         self.commands = 0
+        self.pids: list[int] = []
 
     def run(self, undisturbed: Path) -> list[str]:
         """Return what is wrong in the end."""
@@ -79,6 +82,7 @@ class Round:
         while True:
             self.commands += 1
             command, before = Command(self.store), len(self.done)
+            self.pids.append(command.process.pid)
             wrong = self._disturb(command)
             for one in self.done[before:]:
                 one.code = command.process.returncode
@@ -92,7 +96,15 @@ class Round:
                 return [f"ended with exit code {command.process.returncode}: {command.last_line()}"]
         self.watch.close()
         wrongs = compare.faults(self.store, undisturbed, self.times)
-        return wrongs + [f"left behind: {one.words[:60]}" for one in alive(self.members)]
+        return wrongs + self._left()
+
+    def _left(self) -> list[str]:
+        """Return what has outlived its driver: processes, which may take a moment to end, and Ray's folders."""
+        until = time.monotonic() + ENDING_S
+        while alive(self.members) and time.monotonic() < until:
+            time.sleep(0.5)
+        folders = [path.name for pid in self.pids for path in Path("/tmp/ray").glob(f"session_*_{pid}")]
+        return [f"{one.words[:60]} is left behind" for one in alive(self.members)] + [f"{n} is left" for n in folders]
 
     def _disturb(self, command: Command) -> str:
         """Kill in one command until it is over, or enough were killed; return what is wrong."""

@@ -18,9 +18,13 @@ from orchestrator.store import Store
 from tests.chaos.processes import Process, family
 from tests.chaos.watch import Event, Watch
 
-VICTIMS = {"driver": 4, "worker": 4, "raylet": 2}
-MOMENTS = {"any time": 3, "checkpoint": 4, "commit": 3, "just committed": 1}
+VICTIMS = {"driver": 4, "worker": 5, "raylet": 1}
+MOMENTS = {"any time": 3, "checkpoint": 4, "commit": 4, "just committed": 1}
 """How often each is drawn, relative to the others."""
+
+
+HALF = "half done"
+"""What the kill met was not complete then; a worker whose driver is killed may still complete it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def draw(chance: random.Random, span_s: float) -> Kill:
     """Return the next kill; `span_s` is about how long a sweep takes."""
     victim = chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
     moment = chance.choices(list(MOMENTS), list(MOMENTS.values()))[0]
-    return Kill(victim, moment, chance.randint(1, 6), chance.uniform(0.0, span_s))
+    return Kill(victim, moment, chance.randint(1, 3), chance.uniform(0.0, span_s))
 
 
 @dataclass
@@ -142,10 +146,10 @@ def about(event: Event | None, kill: Kill) -> str:
     path = event.path
     if kill.moment == "checkpoint":
         is_cut = path.is_dir() and not path.with_name(path.name[1:]).exists()
-        return f"{stage(path.parents[2].name)} {path.name[1:]}: {'cut off' if is_cut else 'complete by then'}"
+        return f"{stage(path.parents[2].name)} {path.name[1:]} {HALF if is_cut else 'just written'}"
     if kill.moment == "commit":
         is_cut = path.parent.is_dir()
-        return f"{stage(path.parents[2].name)} commit: {'cut off' if is_cut else 'complete by then'}"
+        return f"{stage(path.parents[2].name)} commit {HALF if is_cut else 'just over'}"
     return f"{stage(path.name)} committed"
 
 
@@ -171,7 +175,9 @@ def follow(done: Done, store: Path) -> None:
             if (artefact / "record.json").is_file():
                 record = json.loads((artefact / "record.json").read_text())
                 is_same = record["provenance"]["attempt"] == one.attempt
-                done.then[one.run_id] = "went on" if is_same else _resumed((artefact / "log.txt").read_text())
+                done.then[one.run_id] = (
+                    "went on to its commit" if is_same else _resumed((artefact / "log.txt").read_text())
+                )
             elif later.is_file():
                 done.then[one.run_id] = _resumed(later.read_text())
 

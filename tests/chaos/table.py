@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.chaos import SWEEP
-from tests.chaos.kills import Done, stage
+from tests.chaos.kills import HALF, Done, stage
 
 if TYPE_CHECKING:
     from tests.chaos.__main__ import Chaos
@@ -53,10 +53,10 @@ def markdown(chaos: Chaos, asked: int, seconds: float) -> str:
     """Return the page: what was done, the sum, every kill, and what was wrong if anything was."""
     kills, wrong = chaos.done, chaos.wrong
     victims = Counter(done.kill.victim for done in kills)
-    cut = Counter(done.during.split(":")[0].split()[-1].partition("-")[0] for done in kills if "cut off" in done.during)
+    half = [done.kill.moment for done in kills if done.during.endswith(HALF)]
     sums = ", ".join(f"{count} x {victim}" for victim, count in victims.most_common())
     verdict = (
-        f"{len(kills)} kills ({sums}; {cut['step']} in the middle of a checkpoint, {cut['commit']} in the middle of a "
+        f"{len(kills)} kills ({sums}; {half.count('checkpoint')} in the middle of a checkpoint, {half.count('commit')} in the middle of a "
         f"commit) on {chaos.finished} sweeps, {chaos.commands} commands, {seconds / 60:.0f} minutes: "
         + (f"**{len(wrong)} things wrong**" if wrong else "**every sweep ended as if undisturbed**")
     )
@@ -68,7 +68,7 @@ def markdown(chaos: Chaos, asked: int, seconds: float) -> str:
         "again; a killed worker is replaced by the command itself. In the end every store is compared with one that "
         "nobody disturbed: `results.csv` equal but for times and memory, no run lost, none executed again after its "
         "commit (times of the record files), sha256 of every artefact, one MLflow run per run and none RUNNING, "
-        "nothing left in `work/`, no process left behind.",
+        "nothing left in `work/` or in Ray's temporary folder, no process left behind.",
         "",
         f"    python -m tests.chaos --kills {asked} --seed {chaos.seed} --out docs/chaos.md",
         "",
