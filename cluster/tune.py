@@ -39,6 +39,9 @@ from trainables.base import Place
 NOISE = re.compile(r"(Failure #|class_name|actor_id|pid|namespace|ip):? ")
 """Lines of Ray's report on a dead actor that say nothing about why it died."""
 
+LOW_ON_MEMORY = re.compile(r"node running low on memory\.\s*Memory on (the node .*? limit)")
+RESERVE = "say what the runs need with --place STAGE.memory_gib=N, and only as many run at once as fit"
+
 READY = "go"
 """What the file is called, until it is to stop the workers, that lies ready beside the one that does."""
 
@@ -320,6 +323,9 @@ def _reason(trial: Trial) -> str:
         return str(cause)
     with contextlib.suppress(OSError, TypeError):
         lines = Path(trial.error_file).read_text().splitlines()
+        low = LOW_ON_MEMORY.search(" ".join(lines))
+        if low:
+            return f"worker lost: out of memory, ended by Ray's monitor when {' '.join(low[1].split())}; {RESERVE}"
         kept = [line.strip() for line in lines if line.strip() and not NOISE.match(line.strip())]
         return f"worker lost: {' '.join(kept)[:400]}"
     return "worker lost"

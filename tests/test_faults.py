@@ -1,16 +1,18 @@
 """Kill the driver for real, run the same command again, and compare with a sweep that nobody disturbed (C2, C3, C7)."""
 
-import csv
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.chaos.compare import faults, record_times, table
+from tests.chaos.processes import alive, family
+from tests.disks import fill, needs_mounts, small_disk
 
 ROOT = Path(__file__).parents[1]
 SWEEP = ["sweep", "smoke", "--axis", "student.seed=1", "--set", "teacher.steps=300", "--set", "student.steps=40"]
@@ -56,29 +58,6 @@ def finished(store, stage):
     return len(list(store.glob(f"artefacts/{stage}-*/record.json")))
 
 
-def table(store):
-    """Return results.csv without the columns of time and memory."""
-    from orchestrator.results import VOLATILE_COLUMNS
-
-    with (store / "reports" / "smoke" / "results.csv").open() as stream:
-        return [
-            {name: value for name, value in row.items() if name not in VOLATILE_COLUMNS}
-            for row in csv.DictReader(stream)
-        ]
-
-
-def mlflow_runs(store):
-    """Return the MLflow status of every run, by our run id; fails on a run id that is there twice."""
-    with sqlite3.connect(store / "mlflow.db") as database:
-        rows = database.execute(
-            "select t.value, r.status from runs r join tags t on t.run_uuid = r.run_uuid where t.key = 'run_id'"
-        ).fetchall()
-        running = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()[0]
-    assert running == 0
-    assert len({run_id for run_id, _ in rows}) == len(rows)
-    return dict(rows)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     store = tmp_path_factory.mktemp("undisturbed") / "runs"
@@ -100,13 +79,9 @@ def test_a_sweep_killed_at_any_moment_ends_with_the_results_of_an_undisturbed_on
     wait_for(process, lambda: MOMENTS[moment](store))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = {path.parent.name: path.stat().st_mtime_ns for path in store.glob("artefacts/*/record.json")}
+    before = record_times(store)
     assert sweep(store) == 0
-    after = {path.parent.name: path.stat().st_mtime_ns for path in store.glob("artefacts/*/record.json")}
-    assert before.items() <= after.items(), "a finished run was executed again"
-    assert table(store) == table(undisturbed)
-    assert set(mlflow_runs(store)) == set(mlflow_runs(undisturbed)) == set(after)
-    assert list(store.glob("work/*")) == []
+    assert faults(store, undisturbed, before) == []
 
 
 @pytest.mark.parametrize(
@@ -140,3 +115,50 @@ def teacher(store):
 def approx(losses):
     """Return what agrees with these losses but for the order in which workers add up: 1e-4, as gangs are tested."""
     return [loss if loss is None else pytest.approx(loss, rel=1e-4) for loss in losses]
+
+
+@needs_mounts
+def test_a_full_disk_stops_the_sweep_in_a_line_and_the_same_command_goes_on_when_there_is_room(tmp_path, undisturbed):
+    with small_disk(tmp_path / "disk", "1g") as disk:
+        store = disk / "runs"
+        process = start(store)
+        wait_for(process, lambda: step_of(store, "teacher") >= 15)
+        filler = fill(disk)
+        assert process.wait(timeout=PATIENCE_S) == 2
+        filler.unlink()
+        said = (disk / "runs.log").read_text()
+        assert sweep(store) == 0
+        assert faults(store, undisturbed, {}) == []
+        assert "resumes from step-" in next(store.glob("artefacts/teacher-*/log.txt")).read_text()
+    assert "Traceback" not in said
+
+
+def test_a_worker_that_rays_memory_monitor_ends_is_given_up_in_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")  # every machine is over it
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    store = tmp_path / "runs"
+    assert sweep(store, "--until", "base_model") == 1
+    record = json.loads(next(store.glob("failures/base_model-*/*/record.json")).read_text())
+    assert record["status"] == "killed"
+    assert "out of memory, ended by Ray's monitor when the node (IP" in record["error"]
+    assert "--place STAGE.memory_gib=N" in record["error"]
+
+
+def test_a_killed_raylet_ends_the_sweep_in_a_line_and_a_killed_driver_leaves_no_session_for_long(tmp_path, undisturbed):
+    store = tmp_path / "runs"
+    process = start(store)
+    wait_for(process, lambda: step_of(store, "teacher") >= 15)
+    (raylet,) = [one for one in family(process.pid) if one.kind == "raylet"]
+    os.kill(raylet.pid, signal.SIGKILL)
+    assert process.wait(timeout=PATIENCE_S) == 2
+    assert "(raylet) is gone" in (tmp_path / "runs.log").read_text().splitlines()[-1]
+    second = start(store)
+    wait_for(second, lambda: finished(store, "teacher") == 1)
+    members = set(family(second.pid))
+    second.kill()
+    second.wait()
+    while alive(members):  # or the session is left to the command after the next
+        time.sleep(0.1)
+    assert sweep(store) == 0
+    assert faults(store, undisturbed, {}) == []
+    assert [path for pid in (process.pid, second.pid) for path in Path("/tmp/ray").glob(f"session_*_{pid}")] == []

@@ -55,11 +55,10 @@ def markdown(chaos: Chaos, asked: int, seconds: float) -> str:
     victims = Counter(done.kill.victim for done in kills)
     half = [done.kill.moment for done in kills if done.during.endswith(HALF)]
     sums = ", ".join(f"{count} x {victim}" for victim, count in victims.most_common())
-    verdict = (
-        f"{len(kills)} kills ({sums}; {half.count('checkpoint')} in the middle of a checkpoint, {half.count('commit')} in the middle of a "
-        f"commit) on {chaos.finished} sweeps, {chaos.commands} commands, {seconds / 60:.0f} minutes: "
-        + (f"**{len(wrong)} things wrong**" if wrong else "**every sweep ended as if undisturbed**")
-    )
+    met_half = f"{half.count('checkpoint')} in the middle of a checkpoint, {half.count('commit')} of a commit"
+    end = f"**{len(wrong)} things wrong**" if wrong else "**every sweep ended as if undisturbed**"
+    cost = f"{chaos.finished} sweeps, {chaos.commands} commands, {seconds / 60:.0f} minutes"
+    verdict = f"{len(kills)} kills ({sums}; {met_half}) on {cost}: {end}."
     lines = [
         "# Random kills",
         "",

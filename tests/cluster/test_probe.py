@@ -12,13 +12,9 @@ from typing import Any
 import pytest
 
 from cluster.probe import build, look
+from tests.disks import needs_mounts
 
 ROOT = Path(__file__).parents[2]
-CAN_UNSHARE = (
-    os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode == 0
-)
-
-needs_mounts = pytest.mark.skipif(not CAN_UNSHARE, reason="mounts of a raylet's own need root and unshare -m")
 
 
 def drive(how: str, store: Path) -> dict[str, Any]:
