@@ -77,14 +77,14 @@ def changed_sources(plan: Plan, store: Store) -> list[str]:
     ]
 
 
-def damaged(plan: Plan, store: Store, finished: Iterable[str], missing: Iterable[str]) -> dict[str, str]:
+def damaged(plan: Plan, store: Store, finished: Mapping[str, Record], missing: Iterable[str]) -> dict[str, str]:
     """Return the runs to make again because of what has happened to their files, with the reason.
 
     `finished` have a record that can be read, `missing` are those that will run.
     """
     hashes, whole, again = Hashes(store), set(finished), dict[str, str]()
     for run in plan.runs:
-        flaws = _serious(store.flaws(run.id))
+        flaws = _serious(store.flaws(run.id, record=finished.get(run.id)))
         if any(what != MISSING or not fnmatch(name, WEIGHTS) for name, what in flaws.items()):
             again[run.id] = _first(flaws)
     waiting = [*missing, *again]
@@ -92,7 +92,7 @@ def damaged(plan: Plan, store: Store, finished: Iterable[str], missing: Iterable
         for source in plan[waiting.pop()].inputs.values():
             if source in whole and source not in again:
                 whole.discard(source)
-                flaws = _serious(store.flaws(source, hashes.sha256))
+                flaws = _serious(store.flaws(source, hashes.sha256, record=finished[source]))
                 if flaws:
                     again[source] = _first(flaws)
                     waiting.append(source)

@@ -265,16 +265,19 @@ class Store:
 
     # -- the whole store --------------------------------------------------------------------------------
 
-    def flaws(self, run_id: str, sha256: Callable[[Path], str] | None = None) -> dict[str, str]:
+    def flaws(
+        self, run_id: str, sha256: Callable[[Path], str] | None = None, *, record: Record | None = None
+    ) -> dict[str, str]:
         """Return what is wrong with each file of an artefact ("has 12 bytes instead of 1340"), by its name.
 
-        Sizes are looked at, and contents with `sha256`. Empty for a run that has no artefact.
+        Sizes are looked at, and contents with `sha256`. Empty for a run that has no artefact. A `record` that the
+        caller has read already is not read again.
         """
         folder = self.artefact(run_id)
         if not folder.is_dir():
             return {}
         try:
-            record = load(folder / "record.json")
+            record = record or load(folder / "record.json")
         except FileNotFoundError:
             return {"record.json": MISSING}
         except StoreError as error:

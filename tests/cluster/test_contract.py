@@ -206,7 +206,7 @@ def test_stop_may_come_from_another_thread_in_the_middle_of_a_run(make_backend: 
     begun = threading.Event()
 
     def stop() -> None:
-        begun.wait(30)
+        begun.wait()
         time.sleep(0.3)
         backend.stop()
 
