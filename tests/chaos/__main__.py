@@ -139,8 +139,8 @@ class Chaos:
     commands: int = 0
     finished: int = 0
 
-    def run(self, kills: int) -> None:
-        """Kill that often; stop early where something is wrong."""
+    def run(self, kills: int, after_store: Callable[[], None] = lambda: None) -> None:
+        """Kill that often; stop early where something is wrong. Calls `after_store` when one is done with."""
         chance = random.Random(self.seed)
         undisturbed = Command(self.folder / "undisturbed")
         if undisturbed.wait() or undisturbed.process.returncode:
@@ -155,6 +155,7 @@ class Chaos:
             self.commands += one.commands
             self.finished += not self.wrong
             say(f"store {number}: {'; '.join(self.wrong) or 'as if undisturbed'}")
+            after_store()
 
     def _tell(self, done: Done) -> None:
         self.done.append(done)
@@ -175,12 +176,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.store or Path(scratch)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        begun = time.monotonic()
-        chaos = Chaos(folder, options.seed)
-        chaos.run(options.kills)
-        seconds = time.monotonic() - begun
-    if options.out is not None:
-        options.out.write_text(markdown(chaos, options.kills, seconds))
+        begun, chaos = time.monotonic(), Chaos(folder, options.seed)
+
+        def write() -> None:
+            if options.out is not None:
+                options.out.write_text(markdown(chaos, options.kills, time.monotonic() - begun))
+
+        chaos.run(options.kills, write)
     say(f"{len(chaos.done)} kills, {chaos.finished} stores: {'; '.join(chaos.wrong) or 'all as if undisturbed'}")
     return 1 if chaos.wrong else 0
 

@@ -1,6 +1,6 @@
 """A driver on a cluster whose second node is a raylet of its own mounts: `python -m tests.cluster.probed HOW STORE`.
 
-HOW: alike; elsewhere (another folder in the store's place); readonly; newer (another source); late (elsewhere, and
+HOW: elsewhere (another folder in the store's place); readonly; newer (another source); late (elsewhere, and
 joins when the sweep has begun). Prints as JSON how it ended and on which nodes runs were. Needs root, for `unshare -m`.
 """
 
@@ -37,7 +37,7 @@ def mounts(how: str, store: Path) -> str:
         changed = store.with_name("design.py")
         changed.write_text(module.read_text() + "# changed\n")
         return f"mount --bind {shlex.quote(str(changed))} {shlex.quote(str(module))}"
-    return "true"
+    raise ValueError(how)
 
 
 def node(how: str, store: Path, address: str) -> subprocess.Popen[bytes]:

@@ -55,12 +55,6 @@ def test_a_node_that_joins_later_and_cannot_take_part_is_told_and_does_not_count
     assert "left out: node " in found["told"][0]
 
 
-@needs_mounts
-@pytest.mark.slow
-def test_a_node_of_its_own_mounts_that_sees_the_same_takes_part(tmp_path: Path) -> None:
-    assert drive("alike", tmp_path / "runs")["statuses"] == ["done"]
-
-
 def test_what_must_be_equal_everywhere_is_known_without_heavy_imports() -> None:
     code = "import sys; from cluster.probe import build; print(sorted(build())); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
