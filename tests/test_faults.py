@@ -142,9 +142,10 @@ def test_a_worker_that_rays_memory_monitor_ends_is_given_up_in_words(tmp_path, m
 def test_a_killed_raylet_ends_the_sweep_in_a_line_and_what_a_killed_driver_leaves_is_removed(tmp_path, undisturbed):
     store, commands = tmp_path / "runs", []
     for victim in ("raylet", "driver"):
-        process = start(store)
+        # A worker may outlive its raylet for some seconds: that teacher must not be able to finish meanwhile.
+        process = start(store, *(["--set", "teacher.steps=50000"] if victim == "raylet" else []))
         commands.append(process.pid)
-        wait_for(process, lambda: step(store) >= 15 * len(commands))
+        wait_for(process, lambda: step(store) >= 15 and len(list(store.glob("work/teacher-*"))) == len(commands))
         members = family(process.pid)
         (pid,) = [one.pid for one in members if one.kind == victim]
         os.kill(pid, signal.SIGKILL)
