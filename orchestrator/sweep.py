@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from cluster.base import Backend, Outcome
 from orchestrator.decisions import Action, Decision, changed_sources, decide
 from orchestrator.errors import UserError
-from orchestrator.estimate import available_cpus, disk_gib, refuse_full_disk, with_costs
+from orchestrator.estimate import available_cpus, refuse_full_disk, with_costs
+from orchestrator.memory import disk, fit
 from orchestrator.plan import Plan, Run
 from orchestrator.progress import Reporter, duration
 from orchestrator.signals import STOPPED_BY, listening
@@ -49,6 +50,7 @@ class Sweep:
     store: Store
     views: Views
     backend: Backend
+    limits: fit.Limits = fit.UNKNOWN
     missing: Sequence[Run] = ()
     outcomes: list[Outcome] = field(default_factory=list)
     reporter: Reporter | None = None
@@ -60,7 +62,7 @@ class Sweep:
         self.missing = runs
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
         self.reporter = Reporter(runs, available_cpus())
-        refuse_full_disk(self.store.root, disk_gib(self.plan, runs))
+        refuse_full_disk(self.store.root, disk.gib_of(fit.estimate(self.plan, runs, self.store), available_cpus()))
         self.backend.check({run.stage: run.place for run in runs})
         for item in decisions:
             if item.action == "run" and self.store.is_finished(item.run.id):
@@ -106,6 +108,8 @@ class Sweep:
                 raise UserError(outcome.because.removeprefix(f"{InputError.__name__}: "))
             if not self.preparing:
                 check(self.plan, self.store)
+                left = [run for run in self.missing if not self.store.is_finished(run.id)]
+                fit.refuse(fit.estimate(self.plan, left, self.store), self.limits)
 
     # -- signals ----------------------------------------------------------------------------------------
 
@@ -125,11 +129,13 @@ def run(
     command: str,
     wait: bool = False,
     forget: Sequence[str] = (),
+    limits: fit.Limits = fit.UNKNOWN,
     say: Callable[[str], None],
 ) -> int:
     """Execute what `plan` lacks in `store`, bring the views up to date, and return the exit code.
 
-    `forget` names runs to make again. Nothing is created, and no Ray is started, where nothing is missing.
+    `forget` names runs to make again. Nothing is created, and no Ray is started, where nothing is missing. Raises
+    UserError for a run that cannot fit into the memory of its GPU or within `limits`.
     """
     check(plan, store)
     decisions = decide(plan, store)
@@ -137,14 +143,17 @@ def run(
         say(f"all {len(plan.runs)} runs are in {store.root}: nothing to execute")
         views.complete()
         return 1 if any(item.action == "skipped" for item in decisions) else 0
+    memory = fit.estimate(plan, [item.run for item in decisions if item.action == "run"], store)
+    fit.refuse(memory, limits)
     with store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}")):
         for run_id in forget:
             store.forget(run_id)
         check(plan, store)
         decisions = decide(plan, store)
-        for line in [*summary(decisions), *changed_sources(plan, store)]:
+        notes = [f"memory: {warning}" for warning in fit.warnings(memory, limits)]
+        for line in [*summary(decisions), *changed_sources(plan, store), *notes]:
             say(line)
-        sweep = Sweep(plan, store, views, make_backend())
+        sweep = Sweep(plan, store, views, make_backend(), limits)
         try:
             code = sweep.execute(decisions)
         finally:
