@@ -107,7 +107,9 @@ def _legend(needs: Needs) -> str:
     texts = [item.facts.text for item in needs.memory if item.facts.text is not None]
     if all(item.need is None for item in needs.memory):
         return "memory and disk are known once model and data are there: plan again after --until dataset"
-    said = "GiB, at most; the total on a CPU includes the process"
+    said = "GiB, at most. disk: what stays, and checkpoints while runs last; total: on a CPU with the process"
+    if any(item.need is not None and item.need.is_on_gpu for item in needs.memory):
+        said += "; host: of each worker, beside its GPU"
     if any(item.need is None for item in needs.memory):
         said += "; ? is known once model and data are there"
     if texts and not texts[0].is_known:

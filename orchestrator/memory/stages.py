@@ -24,8 +24,8 @@ from trainables.evaluate import EvaluateConfig
 from trainables.student import StudentConfig
 from trainables.teacher import TeacherConfig
 
-PROCESS, GPU_PROCESS = 0.7 * GIB, 2 * GIB
-"""An interpreter with torch, transformers and DeepSpeed; with CUDA's libraries loaded (a guess, on the safe side)."""
+PROCESS, GPU_PROCESS = 0.5 * GIB, 2 * GIB
+"""An interpreter with torch, transformers, PEFT and DeepSpeed (0.36 GiB measured); with CUDA's libraries, a guess."""
 EXPORT_MATRICES = 6
 """Times its largest matrix in fp32 that an export holds for each layer in work (benchmarks/test_export_memory.py)."""
 

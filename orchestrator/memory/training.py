@@ -7,11 +7,12 @@ precision (`trainables.training`). A student's frozen linear layers are cast onc
     0            4P                     4T                         8T
     1            4P                     4T, 4T/N at the update     masters and moments, 12T/N
     2            4P                     4T/N twice, two buckets    12T/N
-    3            4P/N, and gathered     4T/N twice, two buckets    8T/N: the masters are the weights
+    3            4P/N, and gathered     4T/N twice, two buckets    12T/N
 
 Gathered is what stage 3 has whole at a time: LIVE elements and the largest weight (`zero_engine`). With `offload`, the
 optimiser and fp32 gradients are in the machine's memory: 20T/N in stage 3, 16T/N in stages 1 and 2. Sources: DeepSpeed
-0.19's stage_1_and_2.py and stage3.py; Rajbhandari et al. (arXiv 1910.02054) for the idea.
+0.19's stage_1_and_2.py and stage3.py (which means to share fp32 weights with their masters, and compares a device with
+a string, so that it never does); Rajbhandari et al. (arXiv 1910.02054) for the idea.
 
 Autocast keeps a 2-byte copy of each weight that it has cast until the pass is over; DeepSpeed's runs without that
 cache, where autograd keeps the copies all the same. With gradient checkpointing they are one block's at a time on the
@@ -31,6 +32,8 @@ from trainables.base_models.shape import Shape
 BUCKET, LIVE = 4 * 2**25, 4 * 2**28
 """Bytes of ZeRO's buckets, and of what stage 3 keeps gathered (`trainables.training.zero_engine`)."""
 REPLICA_BUCKET = 4 * 2**24
+HEAP = 0.4
+"""Share of the loaded weights that a CPU's allocator keeps when stage 3 has cut them to pieces (measured, SmolLM2)."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,10 @@ class Training:
     def held(self) -> Parts:
         """Return what stays on the device from step to step."""
         stage, workers, trained = self.place.zero_stage, self.place.workers, self.trained.elements
-        optimiser = 8 * trained if stage == 0 else (8 if stage == 3 else 12) * trained / workers
+        optimiser = 8 * trained if stage == 0 else 12 * trained / workers
         weights = self.weights / workers + self.gathered() if stage == 3 else self.weights
         if stage == 3 and not self.is_on_gpu:
-            weights += self.loaded  # gloo receives into the mapped file, whose pages stay
+            weights += HEAP * self.loaded
         return Parts(weights=weights, optimiser=0.0 if self.place.offload and stage else optimiser)
 
     def gathered(self) -> float:

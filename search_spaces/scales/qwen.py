@@ -86,8 +86,8 @@ QWEN_7B_48G = replace(
     QWEN_7B,
     name="qwen2.5-math-7b-48g",
     about=(
-        "Qwen2.5-Math-7B on one GPU of 48 GB: best with a teacher of your own (--teacher); to train one, ZeRO-3 keeps "
-        "its optimiser in 160 GB of the machine's memory"
+        "Qwen2.5-Math-7B on one GPU of 48 GB: best with a teacher of your own (--teacher); to train one here, ZeRO-3 "
+        "keeps its optimiser in 172 GiB of the machine's memory"
     ),
     places={
         "base_model": CPU,

@@ -92,6 +92,7 @@ def test_with_offloading_the_machine_pays_for_the_optimiser(tmp_path):
     kept = teacher.on_place({"offload": False}).need
     assert kept.device - teacher.need.device > 8 * 7.6e9 * 0.9, "the moments, 8 bytes a parameter, leave the GPU"
     assert teacher.need.host > 20 * 7.6e9, "masters, moments and two kinds of gradients"
+    assert f"{teacher.need.host / GIB:.0f} GiB of the machine's memory" in SCALES["qwen2.5-math-7b-48g"].about
 
 
 def test_runs_side_by_side_are_warned_of_and_a_reservation_answers_it(tmp_path):
