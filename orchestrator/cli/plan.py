@@ -106,7 +106,9 @@ def _time(cost: Estimate, missing: Sequence[Run]) -> str:
 
 
 def _disk(needs: Needs) -> str:
-    return "disk unknown" if needs.disk_gib is None else f"at most {needs.disk_gib:.1f} GiB of disk"
+    if needs.disk_gib is None:
+        return "disk unknown"
+    return f"at most {max(needs.disk_gib, 0.1):.1f} GiB of disk"
 
 
 def _print_decisions(decisions: Sequence[Decision], *, everything: bool) -> None:

@@ -73,7 +73,10 @@ def estimate(plan: Plan, runs: Iterable[Run], store: Store) -> list[StageMemory]
 
 
 def _largest(plan: Plan, runs: Sequence[Run], store: Store) -> StageMemory:
-    kinds = {(run.config.model_dump_json(exclude={"seed"}), tuple(run.inputs.values())): run for run in runs}
+    kinds = {}
+    for run in runs:
+        sources = tuple(run.inputs.get(role) for role in ("base_model", "dataset"))
+        kinds[(run.config.model_dump_json(exclude={"seed"}), sources)] = run
     found = []
     for run in kinds.values():
         facts = facts_of(plan, run, store)
