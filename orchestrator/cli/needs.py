@@ -53,6 +53,7 @@ class Needs:
         """Print both tables, and what they rest on."""
         if not self.memory:
             return
+        out.print()
         out.print(_placements(self))
         out.print()
         if any(item.need is not None for item in self.memory):

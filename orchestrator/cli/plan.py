@@ -77,7 +77,6 @@ def execute(options: argparse.Namespace) -> int:
     out = console()
     out.print(f"[bold]{plan.study.name}[/bold] at scale {plan.study.scale}: {plan.study.description}\n")
     _print_decisions(decisions, everything=options.all)
-    out.print()
     needs.print(out)
     count = len(missing)
     if count:

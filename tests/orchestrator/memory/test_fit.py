@@ -118,6 +118,14 @@ def test_another_base_model_is_not_mistaken_for_the_scales_own(tmp_path):
     refuse(found.values(), Limits(1.0))
 
 
+def test_a_given_teacher_needs_no_memory_to_train(tmp_path):
+    from tests.trainables.tiny_models import base_model
+
+    found = memory(tmp_path, "qwen2.5-math-7b-48g", teacher=str(base_model("qwen2")))
+    assert found["teacher"].need.device == 0
+    assert found["teacher"].need.host < GIB
+
+
 def test_a_local_model_is_known_from_its_config(tmp_path):
     from tests.trainables.tiny_models import base_model
 
