@@ -33,7 +33,10 @@ BUCKET, LIVE = 4 * 2**25, 4 * 2**28
 """Bytes of ZeRO's buckets, and of what stage 3 keeps gathered (`trainables.training.zero_engine`)."""
 REPLICA_BUCKET = 4 * 2**24
 HEAP = 0.4
-"""Share of the loaded weights that a CPU's allocator keeps when stage 3 has cut them to pieces (measured, SmolLM2)."""
+"""Share that glibc's heap keeps on a CPU of what was freed: weights that stage 3 has cut to pieces, gradients.
+
+Measured on SmolLM2, whose tensors are smaller than the 32 MiB from which glibc gives memory back at once.
+"""
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,10 @@ class Training:
         yield Phase("load", on_device, Parts(weights=self.loaded) if self.is_on_gpu or stage == 3 else Parts())
         held, offloaded = self.held(), self.offloaded()
         gradients, whole = self.gradients(), self.whole_gradients()
-        first = gradients if stage in (2, 3) or self.share > self.micro_batch else 0.0
+        freed = 0.0 if stage or self.is_on_gpu else HEAP * gradients
+        first = freed + (gradients if stage in (2, 3) or self.share > self.micro_batch else 0.0)
         yield Phase("pass", held + Parts(gradients=first, activations=self.activations()), offloaded)
-        yield Phase("update", held + Parts(gradients=gradients + whole), offloaded)
+        yield Phase("update", held + Parts(gradients=freed + gradients + whole), offloaded)
         yield Phase("test", held + Parts(activations=self.tested()), offloaded)
         yield Phase("save", held, offloaded + self.written())
 
