@@ -49,6 +49,17 @@ def factory(place: Place) -> PlacementGroupFactory:
     return PlacementGroupFactory([{}, *bundles] if is_gang(place) else bundles, strategy=place.strategy)
 
 
+def bundles(place: Place) -> str:
+    """Return the placement group in words: "driver {} + 8 x {GPU 1, CPU 4} STRICT_PACK"."""
+    asked = demand(place)
+    amounts = [
+        f"{name} {_amount(name, asked.bundle[name])}" for name in ("GPU", "CPU", "memory") if name in asked.bundle
+    ]
+    driver = "driver {} + " if is_gang(place) else ""
+    strategy = f" {place.strategy}" if asked.workers > 1 else ""
+    return f"{driver}{asked.workers} x {{{', '.join(amounts)}}}{strategy}"
+
+
 def check(places: Mapping[str, Place], nodes: Mapping[str, Resources]) -> None:
     """Raise InfeasibleError for the first stage that these nodes can never hold, with what they could."""
     empty = {name: Room.of(total) for name, total in nodes.items()}

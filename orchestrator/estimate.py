@@ -1,4 +1,7 @@
-"""What a plan will cost: seconds from earlier records where there are any, else the trainables' own guesses."""
+"""What a plan will cost: seconds from earlier records where there are any, else the trainables' own guesses.
+
+What it takes of memory and disk is another question: `orchestrator.memory`.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import UserError
-from orchestrator.plan import Plan, Run
+from orchestrator.plan import Run
 from orchestrator.store import Store
 
 GIB = 2**30
 SAMPLE = 50
 """Records per stage that an estimate looks at."""
 
-BYTES_PER_PARAMETER = {"base_model": 4, "teacher": 4 + 12}
-"""On disk, at most: fp32 weights; for the teacher also one checkpoint of fp32 weights and Adam's two moments."""
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of wall time and of cores; disk in GiB where the model's size is known."""
+    """Seconds of wall time and of cores."""
 
     seconds: float
     core_seconds: float
-    disk_gib: float | None
     from_records: bool
 
 
@@ -39,12 +38,12 @@ def with_costs(runs: Iterable[Run], store: Store) -> tuple[list[Run], bool]:
     return costed, bool(seconds)
 
 
-def estimate(plan: Plan, missing: Iterable[Run], store: Store, *, cpus: float) -> Estimate:
+def estimate(missing: Iterable[Run], store: Store, *, cpus: float) -> Estimate:
     """Return what the missing runs cost on `cpus` cores: at least the critical path, at least the work."""
     runs, from_records = with_costs(missing, store)
     work = sum(run.cost_s * run.place.cpus * run.place.workers for run in runs)
     seconds = max(critical_path_s(runs), work / max(cpus, 1))
-    return Estimate(seconds, work, disk_gib(plan, runs), from_records)
+    return Estimate(seconds, work, from_records)
 
 
 def critical_path_s(runs: Iterable[Run]) -> float:
@@ -53,14 +52,6 @@ def critical_path_s(runs: Iterable[Run]) -> float:
     for run in runs:
         ends[run.id] = run.cost_s + max((ends.get(source, 0.0) for source in run.inputs.values()), default=0.0)
     return max(ends.values(), default=0.0)
-
-
-def disk_gib(plan: Plan, missing: Iterable[Run]) -> float | None:
-    """Return the disk that weights and checkpoints of the missing runs take, or None if the size is unknown."""
-    parameters = plan.study.parameters
-    if parameters is None:
-        return None
-    return sum(BYTES_PER_PARAMETER.get(run.stage, 0) * parameters for run in missing) / GIB
 
 
 def refuse_full_disk(folder: Path, needed_gib: float | None, *, reserve_gib: float = 0.5) -> None:

@@ -27,7 +27,6 @@ from orchestrator.study import Stage, Study
 from search_spaces.scales import SCALES
 from trainables.base import Place
 
-NOT_STUDIES = {"__init__", "scales"}
 DEFAULT_SCALE = "laptop"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -45,7 +44,7 @@ class Changes:
 
 def names() -> list[str]:
     """Return the names of the built-in studies."""
-    return sorted(path.stem for path in _folder().glob("*.py") if path.stem not in NOT_STUDIES)
+    return sorted(path.stem for path in _folder().glob("*.py") if path.stem != "__init__")
 
 
 def summary(name: str) -> str:
@@ -68,7 +67,11 @@ def load(study: str, changes: Changes = Changes()) -> Study:
 
 
 def changed(study: Study, changes: Changes) -> Study:
-    """Return the study with the changes applied, in the order teacher, axes, settings, places."""
+    """Return the study with the changes applied, in the order teacher, axes, settings, places.
+
+    With another base model the shape that the study knows is no longer true.
+    """
+    model = _model(study)
     if changes.teacher is not None:
         study = _with_teacher(study, changes.teacher)
     for text in changes.axes:
@@ -77,7 +80,13 @@ def changed(study: Study, changes: Changes) -> Study:
         study = _with_setting(study, text)
     for text in changes.places:
         study = _with_place(study, text)
-    return study
+    return study if _model(study) == model else replace(study, shape=None)
+
+
+def _model(study: Study) -> tuple[Any, Any]:
+    """Return what decides which base model a study uses."""
+    stage = study.stages.get("base_model")
+    return stage and stage.config.get("source"), study.axes.get("base_model.source")
 
 
 def _with_teacher(study: Study, source: str) -> Study:

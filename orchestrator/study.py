@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainables.base import Place, Scalar
+from trainables.base_models.shape import Shape
 
 Point = Mapping[str, Any]
 """One value for every axis, by the axis' name."""
@@ -92,7 +93,7 @@ class Comparison:
 class Study:
     """A question: stages in any order, axes, and the comparison; `scale` is the size it was built at.
 
-    `parameters` is the base model's number of parameters, where it is known before the model is fetched.
+    `shape` is that of the base model, where it is known before the model is fetched.
     """
 
     name: str
@@ -101,7 +102,7 @@ class Study:
     axes: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
     comparison: Comparison | None = None
     scale: str = ""
-    parameters: float | None = None
+    shape: Shape | None = None
     notes: tuple[str, ...] = ()
 
     def with_setting(self, stage: str, name: str, value: Any) -> Study:

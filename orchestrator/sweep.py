@@ -17,7 +17,8 @@ from cluster import leftovers
 from cluster.base import Backend, Outcome
 from orchestrator.decisions import Action, Decision, changed_sources, decide
 from orchestrator.errors import UserError
-from orchestrator.estimate import available_cpus, disk_gib, refuse_full_disk, with_costs
+from orchestrator.estimate import available_cpus, refuse_full_disk, with_costs
+from orchestrator.memory import disk, fit
 from orchestrator.plan import Plan, Run
 from orchestrator.progress import Reporter, duration
 from orchestrator.signals import STOPPED_BY, listening
@@ -55,6 +56,7 @@ class Sweep:
     store: Store
     views: Views
     backend: Backend
+    limits: fit.Limits = fit.UNKNOWN
     missing: Sequence[Run] = ()
     outcomes: list[Outcome] = field(default_factory=list)
     reporter: Reporter | None = None
@@ -66,7 +68,7 @@ class Sweep:
         self.missing = runs
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
         self.reporter = Reporter(runs, available_cpus())
-        refuse_full_disk(self.store.root, disk_gib(self.plan, runs))
+        refuse_full_disk(self.store.root, disk.gib_of(fit.estimate(self.plan, runs, self.store), available_cpus()))
         try:
             with listening(self._stop):
                 self.backend.check({run.stage: run.place for run in runs})
@@ -112,6 +114,8 @@ class Sweep:
                 raise UserError(outcome.because.removeprefix(f"{InputError.__name__}: "))
             if not self.preparing:
                 check(self.plan, self.store)
+                left = [run for run in self.missing if not self.store.is_finished(run.id)]
+                fit.refuse(fit.estimate(self.plan, left, self.store), self.limits)
 
     # -- signals ----------------------------------------------------------------------------------------
 
@@ -131,11 +135,13 @@ def run(
     command: str,
     wait: bool = False,
     forget: Sequence[str] = (),
+    limits: fit.Limits = fit.UNKNOWN,
     say: Callable[[str], None],
 ) -> int:
     """Execute what `plan` lacks in `store`, bring the views up to date, and return the exit code.
 
-    `forget` names runs to make again. Nothing is created, and no Ray is started, where nothing is missing.
+    `forget` names runs to make again. Nothing is created, and no Ray is started, where nothing is missing. Raises
+    UserError for a run that cannot fit into the memory of its GPU or within `limits`.
     """
     decisions = decide(plan, store)
     check(plan, store, damaged_among(decisions))
@@ -146,6 +152,8 @@ def run(
         say(f"all {len(plan.runs)} runs are in {store.root}: nothing to execute")
         views.complete()
         return 1 if any(item.action == "skipped" for item in decisions) else 0
+    memory = fit.estimate(plan, [item.run for item in decisions if item.action == "run"], store)
+    fit.refuse(memory, limits)
     lock = store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}"))
     with space(store), lock as former:
         leftovers.clear(store, former)
@@ -153,9 +161,10 @@ def run(
             store.forget(run_id)
         decisions = decide(plan, store)
         check(plan, store, damaged_among(decisions))
-        for line in [*summary(decisions), *damages(decisions), *changed_sources(plan, store)]:
+        notes = [f"memory: {warning}" for warning in fit.warnings(memory, limits)]
+        for line in [*summary(decisions), *damages(decisions), *changed_sources(plan, store), *notes]:
             say(line)
-        sweep = Sweep(plan, store, views, make_backend())
+        sweep = Sweep(plan, store, views, make_backend(), limits)
         try:
             code = sweep.execute(decisions)
         finally:

@@ -23,6 +23,6 @@ def build(scale: Scale) -> Study:
         },
         comparison=Comparison(baseline="random", target_margin=scale.target_margin),
         scale=scale.name,
-        parameters=scale.parameters,
+        shape=scale.shape,
         notes=(f"learning rates: {scale.learning_rates_from}",),
     )

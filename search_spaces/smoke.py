@@ -21,5 +21,5 @@ def build(scale: Scale) -> Study:
         },
         comparison=Comparison(baseline="random", target_margin=scale.target_margin),
         scale=scale.name,
-        parameters=scale.parameters,
+        shape=scale.shape,
     )

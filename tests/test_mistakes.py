@@ -194,10 +194,10 @@ MISTAKES = {
     "no disk space": (
         data(
             "from dataclasses import replace\nfrom search_spaces.smoke import build as smoke\n"
-            "def build(scale):\n    return replace(smoke(scale), parameters=1e15)\n",
+            "def build(scale):\n    return replace(smoke(scale), shape=replace(scale.shape, layers=10**9))\n",
             "huge.py",
         ),
-        ["sweep", "huge.py", "--local"],
+        ["sweep", "huge.py", "--local", "--oversubscribe"],
         "GiB free and the runs need about",
     ),
     "export without ranks": (nothing, EXPORT, "one of the arguments --rank --energy --error --budget is required"),

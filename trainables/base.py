@@ -48,6 +48,11 @@ class Place(Config):
     cpus: float = Field(1, gt=0, description="CPU cores per worker; also its number of threads")
     gpus: float = Field(0, ge=0, description="GPUs per worker; a fraction shares one")
     memory_gib: float | None = Field(None, gt=0, description="memory to reserve per worker, GiB")
+    device_memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="memory of one GPU, GiB (nvidia-smi's MiB / 1024); what a run needs is checked against it",
+    )
     strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where gpus > 0, else cpu")
     per_device_batch_size: int | None = Field(None, ge=1, description="micro-batch; default: the whole batch")

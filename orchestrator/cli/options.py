@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from search_spaces.scales import SCALES
+
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
     from orchestrator.store import Store
@@ -33,11 +35,20 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for a program to read")
 
 
+def add_oversubscribe(parser: argparse.ArgumentParser) -> None:
+    """Add `--oversubscribe`."""
+    parser.add_argument(
+        "--oversubscribe",
+        action="store_true",
+        help="go on where the estimate says that a run cannot fit into memory (see plan), instead of refusing",
+    )
+
+
 def add_study(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add the study argument and the options that change it."""
     parser.add_argument("study", nargs="?" if optional else None, help="a study's name, or the path of your own .py")
     group = parser.add_argument_group("the study")
-    group.add_argument("--scale", metavar="NAME", help="a named size: tiny, laptop, qwen2.5-math-1.5b, qwen2.5-math-7b")
+    group.add_argument("--scale", metavar="NAME", help=f"a named size: {', '.join(SCALES)}")
     group.add_argument(
         "--set",
         metavar="STAGE.SETTING=VALUE",

@@ -1,4 +1,7 @@
-"""`plan`: what would run, what is cached and why the rest is not; cost, disk, and whether the design can conclude."""
+"""`plan`: what would run, what is cached and why the rest is not; placement, memory, disk, and time.
+
+Also whether the design can conclude. Exit code 2 if a run cannot fit the memory there is, unless --oversubscribe.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,22 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.options import add_json, add_store, add_study, console, make_plan, open_store, print_json
+from orchestrator.cli.options import (
+    add_json,
+    add_oversubscribe,
+    add_store,
+    add_study,
+    console,
+    make_plan,
+    open_store,
+    print_json,
+)
 
 if TYPE_CHECKING:
+    from orchestrator.cli.needs import Needs
     from orchestrator.decisions import Decision
+    from orchestrator.estimate import Estimate
+    from orchestrator.plan import Run
 
 SHOWN = 12
 """Runs of a stage that are listed one by one; more of them only with --all."""
@@ -21,6 +36,7 @@ def add(verbs: Any) -> None:
     add_study(parser)
     add_store(parser)
     add_json(parser)
+    add_oversubscribe(parser)
     parser.add_argument("--all", action="store_true", help="list every run, however many")
     parser.set_defaults(execute=execute)
 
@@ -28,16 +44,19 @@ def add(verbs: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Print the decisions, their cost and the state of the design; touch nothing."""
     from orchestrator.advice import advise
+    from orchestrator.cli.needs import Needs, limits_of
     from orchestrator.decisions import changed_sources, decide
     from orchestrator.estimate import available_cpus, estimate
-    from orchestrator.progress import duration
     from orchestrator.sweep import check, damaged_among
 
     store = open_store(options)
     plan = make_plan(options, store)
     decisions = decide(plan, store)
     check(plan, store, damaged_among(decisions))
-    cost = estimate(plan, [item.run for item in decisions if item.action == "run"], store, cpus=available_cpus())
+    missing = [item.run for item in decisions if item.action == "run"]
+    cost = estimate(missing, store, cpus=available_cpus())
+    limits = limits_of(plan, cpus=available_cpus(), oversubscribe=options.oversubscribe)
+    needs = Needs.of(plan, missing, store, limits)
     advice = advise(plan)
     if options.json:
         print_json(
@@ -48,26 +67,47 @@ def execute(options: argparse.Namespace) -> int:
                 ],
                 "seconds": cost.seconds,
                 "core_seconds": cost.core_seconds,
-                "disk_gib": cost.disk_gib,
+                "disk_gib": needs.disk_gib,
+                "stages": needs.json(),
+                "warnings": list(needs.warnings()),
                 "advice": [{"topic": item.topic, "text": item.text, "is_ok": item.is_ok} for item in advice],
             }
         )
-        return 0
+        return needs.answer()
     out = console()
     out.print(f"[bold]{plan.study.name}[/bold] at scale {plan.study.scale}: {plan.study.description}\n")
     _print_decisions(decisions, everything=options.all)
-    count = sum(item.action == "run" for item in decisions)
+    needs.print(out)
+    count = len(missing)
     if count:
-        basis = "from earlier runs" if cost.from_records else "a rough guess: nothing has run yet"
-        disk = f", {cost.disk_gib:.1f} GiB of disk" if cost.disk_gib else ""
-        out.print(f"\n{count} runs: about {duration(cost.seconds)} on {available_cpus()} CPUs{disk} ({basis})")
+        out.print(f"\n{count} runs: {_time(cost, missing)}, {_disk(needs)}")
     else:
         out.print(f"\nall {len(decisions)} runs are in {store.root}")
     for item in [*advice]:
         out.print(f"{'ok' if item.is_ok else '[yellow]note[/yellow]':<6} {item.topic:<14} {item.text}")
+    answer = needs.answer()
+    for warning in needs.warnings():
+        out.print(f"[yellow]note[/yellow]   memory         {warning}")
     for warning in changed_sources(plan, store):
         out.print(f"[yellow]note[/yellow]   source         {warning}")
-    return 0
+    return answer
+
+
+def _time(cost: Estimate, missing: Sequence[Run]) -> str:
+    """Say how long it takes; what is guessed without records is guessed for CPUs."""
+    from orchestrator.estimate import available_cpus
+    from orchestrator.progress import duration
+
+    if not cost.from_records and any(run.place.gpus for run in missing):
+        return "how long they take is known once one of each stage has run"
+    basis = "from earlier runs" if cost.from_records else "a rough guess: nothing has run yet"
+    return f"about {duration(cost.seconds)} on {available_cpus()} CPUs ({basis})"
+
+
+def _disk(needs: Needs) -> str:
+    if needs.disk_gib is None:
+        return "disk unknown"
+    return f"at most {max(needs.disk_gib, 0.1):.1f} GiB of disk"
 
 
 def _print_decisions(decisions: Sequence[Decision], *, everything: bool) -> None:

@@ -8,7 +8,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.options import add_store, add_study, console, make_plan, open_store, views_folder
+from orchestrator.cli.options import (
+    add_oversubscribe,
+    add_store,
+    add_study,
+    console,
+    make_plan,
+    open_store,
+    views_folder,
+)
 
 if TYPE_CHECKING:
     from cluster.base import Backend
@@ -36,12 +44,15 @@ def add(verbs: Any) -> None:
     )
     again.add_argument("--retry", choices=["diverged"], help="make the diverged runs of this study again")
     again.add_argument("--wait", action="store_true", help="wait if another sweep uses the store, instead of leaving")
+    add_oversubscribe(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Execute the sweep; print the comparison on stdout."""
     from orchestrator import sweep
+    from orchestrator.cli.needs import limits_of
+    from orchestrator.estimate import available_cpus
     from orchestrator.views import Views
 
     begun = time.monotonic()
@@ -57,6 +68,12 @@ def execute(options: argparse.Namespace) -> int:
         command=command,
         wait=options.wait,
         forget=_to_forget(options, plan, store),
+        limits=limits_of(
+            plan,
+            cpus=0 if options.local else available_cpus(),
+            oversubscribe=options.oversubscribe,
+            is_elsewhere=options.address is not None,
+        ),
         say=say,
     )
     table = views.report()

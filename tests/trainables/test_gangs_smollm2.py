@@ -26,8 +26,10 @@ def test_a_teacher_in_pieces_takes_the_course_of_one_process_and_is_saved_whole(
     alone = execute("teacher", SETTINGS, tmp_path / "alone", inputs=inputs, place=Place(cpus=2))
     pieces = Place(workers=2, zero_stage=3, device="cpu", gradient_checkpointing=True)
     gang = drive_gang("teacher", SETTINGS, tmp_path / "gang", inputs=inputs, place=pieces)
-    for name in ("loss", "eval_loss", "grad_norm"):
+    for name in ("loss", "eval_loss"):
         assert gang.column(name) == pytest.approx(alone.column(name), abs=TOLERANCE), name
+    # torch adds up the squares of 28 million numbers in fp32, DeepSpeed in fp64.
+    assert gang.column("grad_norm") == pytest.approx(alone.column("grad_norm"), rel=TOLERANCE)
     assert gang.column("loss")[-1] < gang.column("loss")[0]
     ours, theirs = (load_file(tmp_path / folder / "model.safetensors") for folder in ("gang", "alone"))
     base = load_file(inputs["base_model"] / "model.safetensors")

@@ -93,14 +93,17 @@ def test_a_micro_batch_changes_no_loss_where_lengths_differ(tmp_path):
         assert other.column("eval_loss") == pytest.approx(found[3].column("eval_loss"), abs=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("trainable", ["student", "teacher"])
-def test_gradient_checkpointing_changes_no_loss(tmp_path, trainable):
+def test_gradient_checkpointing_changes_no_loss(tmp_path, trainable, precision):
     settings = {name: value for name, value in SHORT.items() if trainable == "student" or name != "rank"}
+    settings["precision"] = precision
     plain, saving = (
         execute(trainable, settings, tmp_path / str(is_on), inputs=inputs("qwen2"), place=place).column("loss")
         for is_on, place in ((is_on, Place(gradient_checkpointing=is_on)) for is_on in (False, True))
     )
-    assert saving == pytest.approx(plain, abs=1e-6)
+    # In bf16 the two take different attention kernels on a CPU, and AdamW makes the most of every rounding.
+    assert saving == pytest.approx(plain, abs=1e-6 if precision == "fp32" else 3e-2)
 
 
 @pytest.mark.parametrize(("family", "precision"), [("gpt2", "fp32"), ("qwen2", "bf16")])

@@ -33,7 +33,7 @@ def target_logits(model: nn.Module, batch: Batch) -> Tensor:
 
     handle = model.get_output_embeddings().register_forward_pre_hook(thin_out)  # type: ignore[operator]
     try:
-        with attention_kernel(batch.input_ids):
+        with attention_kernel(model, batch.input_ids):
             output = model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -51,13 +51,14 @@ def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(target_logits(model, batch), batch.targets, reduction="sum")
 
 
-def attention_kernel(input_ids: Tensor) -> contextlib.AbstractContextManager[Any]:
+def attention_kernel(model: Any, input_ids: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Return the context with the fastest attention for training on `input_ids`.
 
     torch 2.13's flash attention in bf16 on a CPU takes 11 ms to go back through 8 x 9 heads x 50 tokens, the
-    plain one 3 ms; in fp32 and forwards flash is as fast or faster, and its memory grows linearly.
+    plain one 3 ms; in fp32 and forwards flash is as fast or faster, and its memory grows linearly. Gradient
+    checkpointing computes a block again after this context has ended, and must meet the same kernel there.
     """
-    is_short = input_ids.shape[1] <= MAX_MATH_ATTENTION
+    is_short = input_ids.shape[1] <= MAX_MATH_ATTENTION and not model.is_activation_checkpointing
     if input_ids.device.type == "cpu" and is_short and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
         return sdpa_kernel(SDPBackend.MATH)
     return contextlib.nullcontext()

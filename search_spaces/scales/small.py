@@ -1,0 +1,52 @@
+"""Scales for a CPU: a model built in code, and SmolLM2 on a laptop."""
+
+from __future__ import annotations
+
+from search_spaces.scales.base import Scale
+from trainables.base import Place
+from trainables.base_models.shape import SMOLLM2_135M, TINY_QWEN2
+
+SUMS = {
+    "source": "chain_sum",
+    "generator": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2},
+}
+"""Sums of two or three numbers of one or two digits: quick, verifiable, and visibly learnt by a small model."""
+
+TINY = Scale(
+    name="tiny",
+    about="a two-layer model built in code; the whole pipeline on one core within a minute; shows nothing but that",
+    base_model={"source": "tiny-qwen2"},
+    dataset={**SUMS, "items": 400, "max_length": 96, "validation": 40, "test": 40},
+    training={"batch_size": 8, "schedule": "linear", "warmup_steps": 2, "eval_every": 10, "precision": "fp32"},
+    teacher={"steps": 40, "learning_rate": 3e-3, "seed": 1, "parameters": "linears"},
+    student={"steps": 20},
+    evaluate={"precision": "fp32"},
+    learning_rates={"random": {4: 1e-2}, "svd": {4: 3e-3}},
+    learning_rates_from="chosen by hand for a model that learns nothing worth knowing",
+    ranks=(2, 4, 8),
+    seeds=3,
+    target_margin=0.05,
+    shape=TINY_QWEN2,
+)
+
+LAPTOP = Scale(
+    name="laptop",
+    about="SmolLM2-135M on short sums; two cores, no GPU, about ten minutes",
+    base_model={"source": "smollm2-135m"},
+    dataset={**SUMS, "items": 1500, "max_length": 96, "validation": 32, "test": 80},
+    training={"batch_size": 8, "schedule": "linear", "warmup_steps": 2, "eval_every": 8, "precision": "auto"},
+    teacher={"steps": 60, "learning_rate": 3e-5, "eval_every": 20, "seed": 1},
+    student={"steps": 16},
+    evaluate={"precision": "auto"},
+    learning_rates={"random": {4: 3e-3, 16: 1e-3, 64: 1e-3}, "svd": {4: 3e-5, 16: 3e-6, 64: 1e-6}},
+    learning_rates_from=(
+        "per arm and rank, the best by validation loss of seed 101, which no verdict uses: random of 3e-4, 1e-3, 3e-3, "
+        "1e-2; svd of 1e-6, 3e-6, 1e-5, 3e-5, 1e-4 (rank 4 without 1e-6). svd at rank 64 is on the edge: it gains "
+        "nothing by training"
+    ),
+    ranks=(4, 16, 64),
+    seeds=7,
+    target_margin=0.05,
+    shape=SMOLLM2_135M,
+    places={"teacher": Place(checkpoint_every=30)},
+)
