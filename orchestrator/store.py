@@ -158,7 +158,7 @@ class Store:
         A record that cannot be read is none: `flaws` says so.
         """
         for path in (self.artefact(run_id), *reversed(_numbered(self.failures / run_id))):
-            with contextlib.suppress(FileNotFoundError, StoreError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, StoreError):
                 return load(path / "record.json")
         return None
 
