@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 
 from cluster import tokens
-from cluster.probe import ELSEWHERE, HERE, REFUSED, SILENT, Probe
+from cluster.knock import ELSEWHERE, HERE, REFUSED, SILENT, Knock
 from orchestrator.errors import UserError
 
 CONNECT_S = 5.0
@@ -27,7 +27,7 @@ def find_cluster(address: str) -> str:
     has_token = tokens.prepare(may_make=False)
     written, address = address, resolve(address)
     reach(address, written)
-    with_ours, with_none = Probe(address), Probe(address, {tokens.MODE: "disabled"})
+    with_ours, with_none = Knock(address), Knock(address, {tokens.MODE: "disabled"})
     answer, answer_to_anybody = with_ours.answer(), with_none.answer()
     if answer == SILENT:
         raise UserError(f"no Ray cluster of our version answers at {address}; its head prints the address at its start")

@@ -43,7 +43,7 @@ def test_an_address_where_no_cluster_can_be_is_named(address: str, said: str) ->
 
 
 def test_what_is_no_ray_cluster_is_not_waited_for(deaf: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.probe.TIMEOUT_S", 1.0)
+    monkeypatch.setattr("cluster.knock.TIMEOUT_S", 1.0)
     with pytest.raises(UserError, match=f"no Ray cluster of our version answers at .*:{deaf};"):
         find_cluster(f"127.0.0.1:{deaf}")
 

@@ -80,6 +80,16 @@ class Host:
             *["--object-store-memory=80000000", "--disable-usage-stats"],
         )
 
+    def wait_until_up(self) -> None:
+        """Return when commands can be started here."""
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            with suppress(IndexError, subprocess.TimeoutExpired):
+                if self.run("hostname").stdout.strip() == self.name:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"{self.name} did not come up")
+
     def start(self, *command: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
         """Start a command on the running host."""
         with log.open("ab") as stream:
@@ -137,7 +147,14 @@ class Lan:
         ip("-n", namespace, "link", "set", "eth0", "up")
         ip("-n", namespace, "route", "add", "default", "via", "10.77.0.254")
 
-    def start(self) -> None:
+    def boot(self) -> None:
+        """Start the hosts with nothing on them."""
+        for host in self.hosts:
+            host.boot("sleep", "infinity")
+        for host in self.hosts:
+            host.wait_until_up()
+
+    def start_ray(self) -> None:
         """Start Ray on all hosts; return when they form a cluster."""
         head, *others = self.hosts
         head.start_ray("--head", f"--port={PORT}", "--include-dashboard=false")
@@ -168,8 +185,8 @@ class Lan:
 
 
 @contextmanager
-def lan(folder: Path) -> Iterator[Lan]:
-    """Two hosts with a Ray cluster on them; logs and the token in `folder`."""
+def lan(folder: Path, *, with_ray: bool = True) -> Iterator[Lan]:
+    """Two hosts, with a Ray cluster on them; logs and the token in `folder`."""
     home = folder / "home"
     home.mkdir()
     token = folder / "token"
@@ -192,7 +209,10 @@ def lan(folder: Path) -> Iterator[Lan]:
         ip("-n", made.switch, "link", "set", "bridge", "up")
         for number in (1, 2):
             made.add(number)
-        made.start()
+        if with_ray:
+            made.start_ray()
+        else:
+            made.boot()
         yield made
     finally:
         made.close()

@@ -1,6 +1,6 @@
 """Ask a Ray cluster whether it lets us in, in a process of its own: Ray's client writes to stderr, and keeps a token.
 
-python -m cluster.probe HOST:PORT      prints an answer; of no use by hand
+python -m cluster.knock HOST:PORT      prints an answer; of no use by hand
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ REFUSED, HERE, ELSEWHERE, SILENT = "refused", "here", "elsewhere", ""
 """What a cluster answers: not with this token; yes, and this machine is a node of it; yes, and it is not; nothing."""
 
 
-class Probe:
-    """A question on its way to the cluster at host:port; `answer` waits for the answer."""
+class Knock:
+    """A question to the cluster at host:port, on its way; `answer` waits for the answer."""
 
     def __init__(self, address: str, environment: Mapping[str, str] | None = None) -> None:
         """Ask, with these variables changed."""
         self.until_s = time.monotonic() + TIMEOUT_S
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.probe", address],
+            [sys.executable, "-m", "cluster.knock", address],
             env={**os.environ, **(environment or {}), "PYTHONPATH": python_path()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
