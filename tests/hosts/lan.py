@@ -21,6 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PORT = 6399
+INIT = """
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leaves no zombies, that `ray stop` would wait for
+while True:
+    signal.pause()
+"""
 NODES = """
 import sys
 from ray._raylet import GcsClient
@@ -150,7 +156,7 @@ class Lan:
     def boot(self) -> None:
         """Start the hosts with nothing on them."""
         for host in self.hosts:
-            host.boot("sleep", "infinity")
+            host.boot(sys.executable, "-c", INIT)
         for host in self.hosts:
             host.wait_until_up()
 
@@ -216,6 +222,19 @@ def lan(folder: Path, *, with_ray: bool = True) -> Iterator[Lan]:
         yield made
     finally:
         made.close()
+
+
+def attempts(store: Path, stage: str = "") -> Iterator[Path]:
+    """Yield the folders of the attempts in progress (at runs of a stage); folders come and go meanwhile."""
+    for run in _inside(store / "work"):
+        if run.name.startswith(f"{stage}-" if stage else ""):
+            yield from (attempt for attempt in _inside(run) if attempt.name.isdigit())
+
+
+def _inside(folder: Path) -> list[Path]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return list(folder.iterdir())
+    return []
 
 
 def _children(pid: int) -> list[int]:

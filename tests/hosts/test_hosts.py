@@ -64,14 +64,16 @@ def hosts_of(found: list[dict[str, Any]]) -> set[str]:
 def running_on(store: Path, host: Host) -> list[str]:
     """Return the ids of runs that are in the middle, beyond their first checkpoint, on this host."""
     found = []
-    for path in store.glob("work/*/*/progress.json"):
+    for attempt in machines.attempts(store):
         try:
-            about, log = json.loads(path.read_text()), (path.parent / "output" / "log.txt").read_text()
+            about = json.loads((attempt / "progress.json").read_text())
+            log = (attempt / "output" / "log.txt").read_text()
+            has_checkpoint = any((attempt / "checkpoints").iterdir())
         except (FileNotFoundError, ValueError):
             continue
         is_in_the_middle = 10 < about["step"] < about["total"] - 10
-        if is_in_the_middle and f"on {host.name}\n" in log and list(path.parent.glob("checkpoints/step-*")):
-            found.append(path.parents[1].name)
+        if is_in_the_middle and has_checkpoint and f"on {host.name}\n" in log:
+            found.append(attempt.parent.name)
     return found
 
 

@@ -90,9 +90,9 @@ def run_job(hosts: Lan, *words: str, at_the_limit: Callable[[], bool] | None = N
 
 def teacher_step(store: Path) -> int:
     steps = [-1]
-    for path in store.glob("work/teacher-*/*/progress.json"):
+    for attempt in machines.attempts(store, "teacher"):
         with suppress(FileNotFoundError, ValueError):
-            steps.append(json.loads(path.read_text())["step"])
+            steps.append(json.loads((attempt / "progress.json").read_text())["step"])
     return max(steps)
 
 
