@@ -1,7 +1,7 @@
 """A Ray session that keeps to itself: nothing on the terminal, nothing beyond loopback, nobody's signal handlers.
 
-`connect` starts one on this machine, or joins the cluster at an address; a session that was there already is used
-as it is, and left as it was.
+A `Session` starts Ray on this machine, or joins the cluster at an address; one that was there already is used as it
+is, and left as it was. Either way a token is asked for (`cluster.tokens`).
 """
 
 from __future__ import annotations

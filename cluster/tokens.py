@@ -21,7 +21,7 @@ WAY_OUT = "make one with `ray get-auth-token --generate` and give all nodes the 
 
 def is_wanted() -> bool:
     """Say whether authentication is on; raises UserError for a mode that Ray does not know."""
-    mode = os.environ.get(MODE, "token").lower()
+    mode = (os.environ.get(MODE) or "token").lower()
     if mode not in ("token", "disabled"):
         raise UserError(f"{MODE}={mode!r}: Ray knows token (the default here) and disabled")
     return mode == "token"

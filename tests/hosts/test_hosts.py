@@ -149,6 +149,13 @@ def test_a_driver_without_the_token_is_turned_away_in_words(quiet: Lan, environm
     assert "Traceback" not in done.stderr
 
 
+def test_a_driver_on_a_machine_that_is_no_node_of_the_cluster_is_told_so(quiet: Lan) -> None:
+    alone = ["unshare", "--pid", "--fork", "--mount-proc"]  # sees no Ray of its own
+    done = quiet.hosts[1].run(*alone, *command(quiet.folder / "none", quiet.address))
+    assert done.returncode == 2
+    assert f"no node of the Ray cluster at {quiet.address}" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("fate", ["dies", "is cut off"])
 def test_a_host_that_goes_in_the_middle_changes_no_result(tmp_path: Path, undisturbed: Path, fate: str) -> None:
     store, struck = tmp_path / "runs", []
