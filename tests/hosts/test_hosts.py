@@ -17,7 +17,7 @@ from tests.hosts.lan import Host, Lan
 
 pytestmark = [
     pytest.mark.hosts,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(machines.missing()), reason=machines.missing() or "never"),
 ]
 
@@ -39,7 +39,7 @@ def sweep(lan: Lan, store: Path, *more: str, while_it_runs: Callable[[Callable[[
     try:
         if while_it_runs is not None:
             while_it_runs(lambda: process.poll() is None)
-        assert process.wait(timeout=400) == 0, log.read_text()[-3000:]
+        assert process.wait(timeout=500) == 0, log.read_text()[-3000:]
     finally:
         process.kill()
 

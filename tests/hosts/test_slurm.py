@@ -18,7 +18,7 @@ from tests.hosts.lan import ROOT, Lan
 
 pytestmark = [
     pytest.mark.hosts,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(machines.missing()), reason=machines.missing() or "never"),
 ]
 
@@ -80,7 +80,7 @@ def run_job(hosts: Lan, *words: str, at_the_limit: Callable[[], bool] | None = N
             time.sleep(0.05)
         if at_the_limit is not None:
             assert first.run("kill", "-USR1", pid_file.read_text().strip()).returncode == 0
-        return job.wait(timeout=300)
+        return job.wait(timeout=500)
     finally:
         for process in (job, other):
             process.kill()
