@@ -18,7 +18,7 @@ if [[ $# -eq 0 || -z ${SLURM_JOB_ID:-} ]]; then
 fi
 
 # What the nodes of this job share, on a file system that all of them see: the token, the driver's pid and exit code.
-folder=${SWEEP_JOB_FOLDER:-$HOME/.ray/slurm-$SLURM_JOB_ID}
+folder=${SWEEP_SHARED_FOLDER:-$HOME/.ray}/slurm-$SLURM_JOB_ID
 rm -rf "$folder"
 (umask 077 && mkdir -p "$folder" && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$folder/token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
@@ -37,13 +37,13 @@ fi
 address=$head_ip:$((20000 + SLURM_JOB_ID % 20000))
 
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT:-600}
-export RAY_TMPDIR=${SWEEP_LOCAL_FOLDER:-/tmp/ray-$SLURM_JOB_ID}  # on each node; short, it holds sockets
+export RAY_TMPDIR=${SWEEP_LOCAL_FOLDER:-/tmp}/ray-$SLURM_JOB_ID  # on each node; short, it holds sockets
 export RAY_USAGE_STATS_ENABLED=0 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 # One task on each node. `ray symmetric-run` starts a head or a worker there, and the driver on the head.
 # `ray` and everything that it starts would die of a SIGUSR1: the driver leaves its pid, and is told alone.
 # shellcheck disable=SC2016  # expanded by the shells of the nodes
-node='mkdir -p "$RAY_TMPDIR" && ray symmetric-run "$@"; code=$?; rm -rf "$RAY_TMPDIR"; exit $code'
+node='mkdir -p -m 700 "$RAY_TMPDIR" && ray symmetric-run "$@"; code=$?; rm -rf "$RAY_TMPDIR"; exit $code'
 # shellcheck disable=SC2016
 driver='"$@" & echo $! >"$0/driver.pid"; wait $!; code=$?; echo $code >"$0/driver.code"; exit $code'
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --cpu-bind=none \

@@ -58,7 +58,7 @@ def run_job(hosts: Lan, *words: str, at_the_limit: Callable[[], bool] | None = N
         "SLURM_JOB_ID": "12",
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_CPUS_ON_NODE": "1",
-        "SWEEP_LOCAL_FOLDER": f"/tmp/{hosts.switch}",
+        "SWEEP_LOCAL_FOLDER": str(hosts.hosts[0].folder),
     }
     first, second = hosts.hosts
     log = hosts.folder / "job.log"
@@ -72,8 +72,8 @@ def run_job(hosts: Lan, *words: str, at_the_limit: Callable[[], bool] | None = N
         assert time.monotonic() < until
         time.sleep(0.1)
     told = json.loads(notes.read_text())
-    environment |= {"SWEEP_LOCAL_FOLDER": f"/tmp/{hosts.switch}-2", "RAY_TMPDIR": f"/tmp/{hosts.switch}-2"}
-    other = second.start(*told["task"], log=hosts.folder / "other.log", **{**told["environment"], **environment})
+    environment = {**told["environment"], "RAY_TMPDIR": str(second.folder / "ray-12")}
+    other = second.start(*told["task"], log=hosts.folder / "other.log", **environment)
     try:
         while at_the_limit is not None and not at_the_limit():
             assert job.poll() is None, log.read_text()

@@ -180,6 +180,19 @@ def test_the_cluster_asks_for_a_token_that_is_the_jobs_own_and_goes_with_it(subm
     assert not (job.home / ".ray" / "slurm-4711").exists()
 
 
+def test_the_job_removes_its_own_folders_and_nothing_beside_them(submit, tmp_path: Path) -> None:
+    beside = [tmp_path / "shared" / "mine.txt", tmp_path / "local" / "mine.txt"]
+    for path in beside:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    job = submit("sweep", "smoke", SWEEP_SHARED_FOLDER=str(beside[0].parent), SWEEP_LOCAL_FOLDER=str(beside[1].parent))
+    assert job.end() == 0
+    ray = job.note("ray")["environment"]
+    assert ray["RAY_AUTH_TOKEN_PATH"] == str(beside[0].parent / "slurm-4711" / "token")
+    assert ray["RAY_TMPDIR"] == str(beside[1].parent / "ray-4711")
+    assert [list(path.parent.iterdir()) for path in beside] == [[path] for path in beside]
+
+
 def test_compute_nodes_ask_no_hub_and_wait_long_for_each_other(submit) -> None:
     job = submit("sweep", "smoke")
     assert job.end() == 0
