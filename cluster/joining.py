@@ -29,7 +29,7 @@ def find_cluster(address: str) -> str:
     reach(address, written)
     with_ours, with_none = Knock(address), Knock(address, {tokens.MODE: "disabled"})
     answer, answer_to_anybody = with_ours.answer(), with_none.answer()
-    if answer == SILENT:
+    if SILENT in (answer, answer_to_anybody):
         raise UserError(f"no Ray cluster of our version answers at {address}; its head prints the address at its start")
     if answer == REFUSED:
         raise UserError(_refusal(address, has_token=has_token))

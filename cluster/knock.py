@@ -1,6 +1,6 @@
 """Ask a Ray cluster whether it lets us in, in a process of its own: Ray's client writes to stderr, and keeps a token.
 
-python -m cluster.knock HOST:PORT      prints an answer; of no use by hand
+`python -m cluster.knock HOST:PORT` prints an answer; it is of no use by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from cluster.paths import python_path
 
 TIMEOUT_S = 30.0
-"""How long a cluster may take to answer; milliseconds, but its client loads for a while."""
+"""How long an answer may take; a cluster gives it within milliseconds, but Ray loads for a while on a busy machine."""
 
 REFUSED, HERE, ELSEWHERE, SILENT = "refused", "here", "elsewhere", ""
 """What a cluster answers: not with this token; yes, and this machine is a node of it; yes, and it is not; nothing."""
