@@ -7,6 +7,7 @@ attempt is begun by the sweep, with another group.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cluster.ending import Ending
 from cluster.gang import WorkerLost
 from cluster.placement import demand
 from cluster.share import Orders, Said, Share, free_port, portable
+from orchestrator.errors import StoreError
 from orchestrator.store import Attempt
 from trainables.base import Member
 
@@ -34,6 +36,9 @@ class Seat:
 
     def begin(self, orders: Orders) -> Said:
         """Take the orders."""
+        if not orders.attempt.folder.is_dir():
+            host, store = socket.gethostname(), orders.job.store
+            return Said(problem=StoreError(f"node {host} does not see the store {store}: mount it there too"))
         try:
             if not orders.job.run.place.gpus:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all GPUs to those that asked for none

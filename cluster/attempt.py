@@ -11,7 +11,7 @@ import dataclasses
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Generator, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,14 @@ from typing import Any
 from cluster.base import Job, Outcome
 from cluster.ending import Ending, conclude, ending_of
 from cluster.notes import Log, Notes
-from orchestrator.store import Attempt, Store
-from trainables.base import Context, Place, Progress
+from orchestrator.store import ASIDE, Attempt, Store
+from trainables.base import Context, Metrics, Place, Progress
 
 STOP_FILE = "stop"
+
+
+class InputDamaged(Exception):
+    """What a run was about to read has changed since it was made: the next command makes it again, and goes on."""
 
 
 class Steps(Iterator[Progress]):
@@ -35,7 +39,7 @@ class Steps(Iterator[Progress]):
         """Make the generator; nothing of it is executed yet."""
         limit_threads(job.run.place)
         _reset_peak_memory()
-        self.generator = job.run.find_trainable().run(job.run.config, context)
+        self.generator = _execute(job, context)
         self.note = note
         self.ending: Ending | None = None
 
@@ -128,6 +132,15 @@ def make_context(job: Job, attempt: Attempt, log: Callable[[str], None], halt: P
         log=log,
         stop_requested=lambda: stop_requested(attempt, halt),
     )
+
+
+def _execute(job: Job, context: Context) -> Generator[Progress, None, Metrics]:
+    """Run the trainable, unless one of its inputs has changed since it was committed."""
+    for source in dict.fromkeys(job.run.inputs.values()):
+        for name, what in job.open_store().altered(source).items():
+            if name not in ASIDE:
+                raise InputDamaged(f"its input {source}/{name} {what}; the same command makes it again")
+    return (yield from job.run.find_trainable().run(job.run.config, context))
 
 
 def stop_requested(attempt: Attempt, halt: Path | None) -> bool:

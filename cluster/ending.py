@@ -24,7 +24,7 @@ from typing import Literal
 from cluster.base import Job, Outcome
 from cluster.notes import Log, Notes, Row, read_progress
 from orchestrator.plan import Run
-from orchestrator.store import Attempt, Provenance, Record, Status, Superseded, columns
+from orchestrator.store import Attempt, Provenance, Record, Status, Superseded, columns, is_full, no_space
 from trainables.base import Diverged, Metrics, Stopped
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "deepspeed", "ray")
@@ -41,6 +41,7 @@ class Ending:
 
     error         the exception in a line; `trace` its traceback
     is_echo       the error says only that another worker has gone
+    is_full       the error says that the disk is full, or the quota: no fault of the run's
     peak_memory   of the process, GiB
     """
 
@@ -49,6 +50,7 @@ class Ending:
     error: str = ""
     trace: str = ""
     is_echo: bool = False
+    is_full: bool = False
     peak_memory_gib: float | None = None
 
 
@@ -61,7 +63,8 @@ def ending_of(error: Exception) -> Ending:
     summary = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {summary[0] if summary else ''}"
     trace = "".join(traceback.format_exception(error))
-    return Ending("oom" if _is_out_of_memory(error) else "failed", error=line, trace=trace, is_echo=_is_echo(error))
+    status: Literal["oom", "failed"] = "oom" if _is_out_of_memory(error) else "failed"
+    return Ending(status, error=line, trace=trace, is_echo=_is_echo(error), is_full=is_full(error))
 
 
 def conclude(job: Job, attempt: Attempt, ending: Ending, notes: Notes) -> Outcome:
@@ -75,8 +78,12 @@ def conclude(job: Job, attempt: Attempt, ending: Ending, notes: Notes) -> Outcom
         return Outcome(job.run, "superseded", because=str(late))
     except Exception as problem:
         ending = ending_of(problem)
-    if job.open_store().is_finished(job.run.id):
-        return Outcome(job.run, "superseded", because="finished by another attempt")
+    try:
+        job.open_store().refuse_superseded(attempt)
+    except Superseded as late:
+        return Outcome(job.run, "superseded", because=str(late))
+    if ending.is_full:
+        raise no_space(job.store)
     Log(attempt.output / "log.txt")(ending.trace)
     return _keep_failure(job, attempt, _record(job, attempt, ending, notes))
 

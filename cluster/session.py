@@ -17,6 +17,7 @@ from typing import Any
 from cluster import tokens
 from cluster.joining import find_cluster, joining
 from cluster.paths import own_paths
+from orchestrator.errors import UserError
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -42,6 +43,10 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
+class SessionLost(UserError):
+    """Ray is no longer there for the driver."""
+
+
 class Session:
     """A connection to Ray, with what has to be undone when it closes."""
 
@@ -58,6 +63,8 @@ class Session:
             signals.restore()
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        self.address = address
+        self.node: str = ray.get_runtime_context().get_node_id()
 
     def _start(self, address: str | None, num_cpus: int | None, num_gpus: int | None) -> None:
         options: dict[str, Any] = {
@@ -83,10 +90,20 @@ class Session:
         # What raylets have to say of a dead worker is printed on stdout even so; it is in the run's failure.
         self.ray._private.worker.print_to_stdstream = lambda *args, **options: None
 
+    @property
+    def trusted(self) -> frozenset[str]:
+        """The nodes that see files and code as this process does: without an address, the one on this machine."""
+        return frozenset() if self.address else frozenset({self.node})
+
     def nodes(self) -> dict[str, Mapping[str, float]]:
-        """Return what each living node has in all, by node id."""
+        """Return what each living node has in all, by node id; raises SessionLost if the driver's own is none."""
         names = ("CPU", "GPU", "memory")
         alive = [node for node in self.ray.nodes() if node["Alive"]]
+        if self.node not in [node["NodeID"] for node in alive]:
+            raise SessionLost(
+                "Ray's own process on this machine (raylet) is gone; nothing that was finished, and no "
+                "checkpoint, is lost: give the same command again"
+            )
         return {node["NodeID"]: {name: node["Resources"].get(name, 0.0) for name in names} for node in alive}
 
     def close(self) -> None:

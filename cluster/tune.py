@@ -27,6 +27,8 @@ from cluster import placement
 from cluster.base import Job, Observer, Outcome
 from cluster.dispatch import Dispatch
 from cluster.gang import WorkerLost
+from cluster.leftovers import FOLDER, remove_tune_folders
+from cluster.probe import Probe
 from cluster.rooms import Resources
 from cluster.session import Session, Signals
 from cluster.worker import Parcel, Report, Worker
@@ -37,8 +39,11 @@ from trainables.base import Place
 NOISE = re.compile(r"(Failure #|class_name|actor_id|pid|namespace|ip):? ")
 """Lines of Ray's report on a dead actor that say nothing about why it died."""
 
-FOLDER = ".tune-"
-"""Tune's own files of a sweep lie in a folder of this prefix below the store's work/, and go with the sweep."""
+LOW_ON_MEMORY = re.compile(r"node running low on memory\.\s*Memory on (the node .*? limit)")
+RESERVE = "say what the runs need with --place STAGE.memory_gib=N, and only as many run at once as fit"
+
+READY = "go"
+"""What the file is called, until it is to stop the workers, that lies ready beside the one that does."""
 
 NODES_EVERY_S = 5.0
 """How often the nodes of the cluster are counted."""
@@ -50,12 +55,20 @@ WAIT_FOR_NODES_S = 300.0
 class TuneBackend:
     """Executes runs on a Ray session of its own on this machine, or on the cluster at `address`.
 
-    `num_cpus` and `num_gpus` are what a session of its own offers; None: what there is. See `cluster.base.Backend`.
+    `num_cpus` and `num_gpus` are what a session of its own offers; None: what there is. `tell` is given lines for the
+    user. See `cluster.base.Backend`.
     """
 
-    def __init__(self, address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        num_cpus: int | None = None,
+        num_gpus: int | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Remember where to run; Ray starts with the first `check` or `run`."""
-        self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
+        self.address, self.num_cpus, self.num_gpus, self.tell = address, num_cpus, num_gpus, tell
         self._session: Session | None = None
         self._is_stopped = False
 
@@ -75,13 +88,17 @@ class TuneBackend:
         if not runs or self._is_stopped:
             return
         self.check({run.stage: run.place for run in runs})
-        nodes = Nodes(self.session.nodes)
-        dispatch = Dispatch(runs, store, observer, nodes.found, lambda run: placement.demand(run.place))
-        dispatch.begin()
         with experiment_folder(store) as folder:
+            probe = Probe(store.root, folder, self.session.trusted, self.tell)
+            probe.refuse_others(self.session.nodes())
+            nodes = Nodes(lambda: probe.usable(self.session.nodes()))
+            dispatch = Dispatch(runs, store, observer, nodes.found, lambda run: placement.demand(run.place))
+            dispatch.begin()
             driver = Driver(dispatch, nodes, folder / "stop", lambda: self._is_stopped)
-            fit(driver, folder, len(runs))
-        driver.raise_problem()
+            try:
+                fit(driver, folder, len(runs))
+            finally:
+                driver.raise_problem()
 
     def stop(self) -> None:
         """Ask the running runs to checkpoint and end; start nothing new. Safe in a signal handler."""
@@ -151,7 +168,7 @@ class Driver:
         """Pass on a wish to stop to the workers, and nodes that have come or gone to the schedule."""
         if not self.is_stopping and (self.problem is not None or self.stop_requested()):
             self.is_stopping = True
-            self.halt.touch()
+            self.halt.with_name(READY).rename(self.halt)  # takes no space: the disk may be full
         if self.nodes.changed():
             self.dispatch.resize(self.nodes.found)
 
@@ -290,9 +307,9 @@ def experiment_folder(store: Store) -> Iterator[Path]:
     """Give a folder for Tune's own files, for as long as it runs; what a killed driver left goes too."""
     with explained(f"cannot write to the store {store.root}"):
         store.work.mkdir(parents=True, exist_ok=True)
-        for stale in store.work.glob(f"{FOLDER}*"):
-            shutil.rmtree(stale, ignore_errors=True)
+        remove_tune_folders(store)
         folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=store.work))
+        (folder / READY).touch()
     try:
         yield folder
     finally:
@@ -306,6 +323,9 @@ def _reason(trial: Trial) -> str:
         return str(cause)
     with contextlib.suppress(OSError, TypeError):
         lines = Path(trial.error_file).read_text().splitlines()
+        low = LOW_ON_MEMORY.search(" ".join(lines))
+        if low:
+            return f"worker lost: out of memory, ended by Ray's monitor when {' '.join(low[1].split())}; {RESERVE}"
         kept = [line.strip() for line in lines if line.strip() and not NOISE.match(line.strip())]
         return f"worker lost: {' '.join(kept)[:400]}"
     return "worker lost"

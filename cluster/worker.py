@@ -23,6 +23,7 @@ from cluster.base import Job, Outcome
 from cluster.gang import Gang, WorkerLost
 from cluster.placement import factory, is_gang
 from cluster.share import portable
+from orchestrator.errors import StoreError
 from trainables.base import Progress
 
 REPORT_EVERY_S = 0.15
@@ -109,6 +110,10 @@ class Worker(tune.Trainable):  # type: ignore[misc]
     def _advance(self, report: Report) -> None:
         if self.execution is None:
             job = self.parcel.open()
+            if not self.halt.parent.is_dir():  # a node that nobody has asked, or whose mount has gone since
+                raise StoreError(
+                    f"node {report.host} does not see the store {job.store}: mount it there, or leave it out"
+                )
             if self.halt.exists():
                 report.outcome = Outcome(job.run, "stopped")
                 return

@@ -11,7 +11,7 @@ from trainables.base import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0 done, 1 some runs failed, 2 the user's mistake, 130 / 143 stopped."""
+    """Run one command; return its exit code: 0 done, 1 some runs failed, 2 the user's mistake, else 128 + a signal."""
     try:
         options = parse(arguments)
         return int(options.execute(options))

@@ -1,7 +1,8 @@
 """A plan against a store: what is cached, what will run, and why the rest is not cached.
 
-A finished run stays finished whatever happens to its inputs; an input whose files are gone or damaged is made
-again only when a run that is still missing needs it.
+A finished run stays finished whatever happens to its inputs. One whose own files are damaged is made again: sizes are
+looked at always, contents where a run that is still missing reads them. Weights that are gone, as `store gc --weights`
+leaves it, are made again only when a missing run needs them.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Literal, TypeAlias
 
+from orchestrator.fingerprints import Hashes
+from orchestrator.gc import WEIGHTS
 from orchestrator.identity import differences
 from orchestrator.plan import Plan, Run
-from orchestrator.store import Record, Store
+from orchestrator.store import ASIDE, MISSING, Record, Store
 
 Action: TypeAlias = Literal["cached", "run", "skipped"]
+DAMAGED = "damaged: "
 COMPARISONS = 20_000
 """Records looked at, over all missing runs, in search of the nearest one: keeps `plan` under a second."""
 
@@ -28,6 +33,11 @@ class Decision:
     action: Action
     reason: str
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the run was finished, and is made again because of what has happened to its files."""
+        return self.reason.startswith(DAMAGED)
+
 
 def decide(plan: Plan, store: Store) -> list[Decision]:
     """Return one decision per run, in plan order."""
@@ -36,8 +46,8 @@ def decide(plan: Plan, store: Store) -> list[Decision]:
     lost = {run_id for run_id, record in finished.items() if record.status == "diverged"}
     blocked = plan.dependants(lost) - set(finished)
     missing = {run.id for run in plan.runs if run.id not in finished} - blocked
-    again = _damaged_inputs(plan, store, finished, missing)
-    reasons = dict(_reasons(plan, store, missing, records))
+    again = damaged(plan, store, finished, missing)
+    reasons = dict(_reasons(plan, store, missing - set(again), records))
     decisions = []
     for run in plan.runs:
         if run.id in again:
@@ -67,18 +77,36 @@ def changed_sources(plan: Plan, store: Store) -> list[str]:
     ]
 
 
-def _damaged_inputs(plan: Plan, store: Store, finished: Mapping[str, Record], missing: Iterable[str]) -> dict[str, str]:
-    """Return the finished runs that a missing run needs and whose files are gone or cut, with what is wrong."""
-    again: dict[str, str] = {}
-    waiting = list(missing)
+def damaged(plan: Plan, store: Store, finished: Mapping[str, Record], missing: Iterable[str]) -> dict[str, str]:
+    """Return the runs to make again because of what has happened to their files, with the reason.
+
+    `finished` have a record that can be read, `missing` are those that will run.
+    """
+    hashes, whole, again = Hashes(store), set(finished), dict[str, str]()
+    for run in plan.runs:
+        flaws = _serious(store.flaws(run.id, record=finished.get(run.id)))
+        if any(what != MISSING or not fnmatch(name, WEIGHTS) for name, what in flaws.items()):
+            again[run.id] = _first(flaws)
+    waiting = [*missing, *again]
     while waiting:
         for source in plan[waiting.pop()].inputs.values():
-            if source in finished and source not in again and finished[source].status == "done":
-                wrong = store.damage(source, hashes=False)
-                if wrong:
-                    again[source] = wrong[0]
+            if source in whole and source not in again:
+                whole.discard(source)
+                flaws = _serious(store.flaws(source, hashes.sha256, record=finished[source]))
+                if flaws:
+                    again[source] = _first(flaws)
                     waiting.append(source)
+    hashes.save()
     return again
+
+
+def _serious(flaws: Mapping[str, str]) -> dict[str, str]:
+    return {name: what for name, what in flaws.items() if name not in ASIDE}
+
+
+def _first(flaws: Mapping[str, str]) -> str:
+    more = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
+    return DAMAGED + next(f"{name} {what}{more}" for name, what in flaws.items())
 
 
 def _reasons(

@@ -8,7 +8,6 @@ command with another rank goes on from the layers of the one before.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -26,7 +25,7 @@ from orchestrator.fingerprints import FilePlanner
 from orchestrator.identity import differences
 from orchestrator.progress import duration
 from orchestrator.signals import STOPPED_BY, listening
-from orchestrator.store import Store, write_atomically
+from orchestrator.store import Store, is_full, write_atomically
 from trainables import adapter_export
 from trainables.adapter_export import AdapterExportConfig
 from trainables.base import Context, InputError, Place, Progress, Stopped
@@ -37,8 +36,6 @@ WORK = ".export"
 SETTINGS = "settings.json"
 INTERVAL_S = 5.0
 """Seconds between two lines on the layers."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says of a full disk, and of a full quota."""
 COLUMN = 12
 """Where the words of a line begin, after "164/210"."""
 COUNTED = "held-out loss"
@@ -232,8 +229,8 @@ def _disk_space(request: Request) -> Iterator[None]:
     """Turn a full disk, or a full quota, into a mistake with a way out."""
     try:
         yield
-    except Exception as error:  # safetensors' own kind has no number, only what the system said
-        if getattr(error, "errno", None) in FULL or any(f"(os error {number})" in str(error) for number in FULL):
+    except Exception as error:
+        if is_full(error):
             raise UserError(f"no space is left for --out {request.out}: make some, and try again") from None
         raise
 

@@ -24,7 +24,7 @@ class Garbage:
 def collect(store: Store, *, weights: bool) -> list[Garbage]:
     """Return what can go: leftovers of attempts and, with `weights`, the weights of finished runs.
 
-    A weight that is dropped is noticed by its size when a new run needs it, and its run is made again.
+    A weight that is dropped is noticed when a new run needs it, and its run is made again.
     """
     attempts = sorted(store.work.iterdir()) if store.work.is_dir() else []
     over = [folder for folder in attempts if store.is_finished(folder.name)]

@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM as a wish to stop: the first is noted, so that work can be kept; a second leaves at once."""
+"""SIGINT, SIGTERM and SIGUSR1 as a wish to stop: the first is noted, so that work can be kept; a second leaves at once.
+
+SIGUSR1 is what Slurm sends before a job's time is over (`--signal=B:USR1@300`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-STOPPED_BY = {int(signal.SIGINT): 130, int(signal.SIGTERM): 143}
+STOPPED_BY = {int(number): 128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 """The exit code of a command that a signal stopped: 128 + its number, as shells have it."""
 
 

@@ -1,8 +1,10 @@
 """Artefact folders: begin, commit, find, verify, and one driver's lock. The store is the truth (contract C2).
 
 A run appears in `artefacts/ID` by one atomic rename, with its `record.json`, or not at all. Attempts write to
-`work/ID/ATTEMPT`; only the newest attempt may commit, and a commit onto a finished run is refused by the file
-system, so that a worker cut off by the network cannot overwrite its successor (contract C8).
+`work/ID/ATTEMPT`. Only the newest attempt may commit, so that a worker cut off by the network cannot overwrite its
+successor (contract C8): who begins an attempt first takes the outputs of earlier ones out of their places, so that the
+one rename of a worker that was frozen just before it finds nothing to rename, and the file system refuses a commit
+onto a finished run.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -31,6 +33,13 @@ Status: TypeAlias = Literal["done", "diverged", "oom", "failed", "killed", "skip
 FINAL: frozenset[str] = frozenset({"done", "diverged"})
 RUN_ID = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}")
 CHECKPOINT = re.compile(r"step-(\d+)")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk, and of a full quota."""
+FULL_WORDS = ("database or disk is full", *(f"(os error {number})" for number in FULL))
+"""What sqlite and safetensors make of it."""
+MISSING = "is missing"
+ASIDE = ("log.txt", "history.csv")
+"""Files of an artefact that no run reads and that no result is in (the history is in the record too)."""
 
 
 class File(BaseModel):
@@ -105,6 +114,21 @@ class Attempt:
         return self.folder / "checkpoints"
 
 
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds the store, or held it; `since` is Unix time."""
+
+    pid: int
+    host: str
+    since: float
+    command: str
+
+    def __str__(self) -> str:
+        """Say who it is, for people."""
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.since))
+        return f"pid {self.pid} on {self.host} since {since} ({self.command})"
+
+
 class Superseded(Exception):
     """A newer attempt at this run exists, or it is finished: this one may not commit."""
 
@@ -129,10 +153,14 @@ class Store:
         return (self.artefact(run_id) / "record.json").is_file()
 
     def record(self, run_id: str) -> Record | None:
-        """Return a run's record: the finished one, else that of its last failed attempt, else None."""
-        paths = [self.artefact(run_id)]
-        paths += reversed(_numbered(self.failures / run_id))
-        return next((_load(path / "record.json") for path in paths if (path / "record.json").is_file()), None)
+        """Return a run's record: the finished one, else that of its last failed attempt, else None.
+
+        A record that cannot be read is none: `flaws` says so.
+        """
+        for path in (self.artefact(run_id), *reversed(_numbered(self.failures / run_id))):
+            with contextlib.suppress(FileNotFoundError, StoreError):
+                return load(path / "record.json")
+        return None
 
     def records(self, run_ids: Iterable[str]) -> dict[str, Record]:
         """Return the records that exist among `run_ids`."""
@@ -163,12 +191,18 @@ class Store:
     # -- one run ----------------------------------------------------------------------------------------
 
     def begin(self, run_id: str) -> Attempt:
-        """Open the next attempt at a run; it resumes from the newest checkpoint that any earlier one left."""
+        """Open the next attempt at a run; it resumes from the newest checkpoint that any earlier one left.
+
+        From now on no earlier attempt can commit, wherever its worker is.
+        """
         home = self.work / checked(run_id)
         earlier = _numbered(home)
         last = max((int(path.name) for path in [*earlier, *_numbered(self.failures / run_id)]), default=0)
         attempt = Attempt(run_id, last + 1, home / str(last + 1), self._newest_checkpoint(run_id))
         with explained(f"cannot write to the store {self.root}"):
+            for path in earlier:
+                with contextlib.suppress(FileNotFoundError):
+                    (path / "output").rename(path / "superseded")
             attempt.output.mkdir(parents=True)
             attempt.checkpoints.mkdir()
         return attempt
@@ -178,18 +212,18 @@ class Store:
 
         Raises Superseded if a newer attempt exists or the run is finished already.
         """
-        self._refuse_superseded(attempt)
+        self.refuse_superseded(attempt)
         write_history(attempt.output / "history.csv", record)
         record = record.model_copy(update={"files": described(attempt.output)})
         write_atomically(attempt.output / "record.json", record.model_dump_json(indent=1))
         sync_tree(attempt.output)
         self.artefacts.mkdir(exist_ok=True)
-        self._refuse_superseded(attempt)
+        self.refuse_superseded(attempt)
         try:
             attempt.output.rename(self.artefacts / attempt.run_id)
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise Superseded(f"{attempt.run_id} is finished already") from None
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise Superseded(f"{attempt.run_id} is finished already, or this attempt has a successor") from None
             raise
         sync_folder(self.artefacts)
         self.forget_work(attempt.run_id)
@@ -200,7 +234,7 @@ class Store:
 
         Its checkpoints stay in work/, for the next attempt.
         """
-        self._refuse_superseded(attempt)
+        self.refuse_superseded(attempt)
         folder = self.failures / attempt.run_id / str(attempt.number)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -223,31 +257,50 @@ class Store:
         shutil.rmtree(self.failures / run_id, ignore_errors=True)
         self.forget_work(run_id)
 
-    def _refuse_superseded(self, attempt: Attempt) -> None:
+    def refuse_superseded(self, attempt: Attempt) -> None:
+        """Raise Superseded if a newer attempt exists or the run is finished."""
         newest = max((int(path.name) for path in _numbered(self.work / attempt.run_id)), default=0)
         if newest != attempt.number or self.is_finished(attempt.run_id):
             raise Superseded(f"attempt {attempt.number} at {attempt.run_id} has a successor")
 
     # -- the whole store --------------------------------------------------------------------------------
 
-    def damage(self, run_id: str, *, hashes: bool = True) -> list[str]:
-        """Return what is wrong with a finished run's files, one line each; without `hashes` only sizes."""
-        record, folder, wrong = self.record(run_id), self.artefact(run_id), []
-        for name, expected in record.files.items() if record else ():
-            path = folder / name
-            if not path.is_file():
-                wrong.append(f"{run_id}/{name} is missing")
-            elif path.stat().st_size != expected.size:
-                wrong.append(f"{run_id}/{name} has {path.stat().st_size} bytes instead of {expected.size}")
-            elif hashes and sha256_file(path) != expected.sha256:
-                wrong.append(f"{run_id}/{name} has changed: its sha256 is not the recorded one")
-        return wrong
+    def flaws(
+        self, run_id: str, sha256: Callable[[Path], str] | None = None, *, record: Record | None = None
+    ) -> dict[str, str]:
+        """Return what is wrong with each file of an artefact ("has 12 bytes instead of 1340"), by its name.
+
+        Sizes are looked at, and contents with `sha256`. Empty for a run that has no artefact. A `record` that the
+        caller has read already is not read again.
+        """
+        folder = self.artefact(run_id)
+        if not folder.is_dir():
+            return {}
+        try:
+            record = record or load(folder / "record.json")
+        except FileNotFoundError:
+            return {"record.json": MISSING}
+        except StoreError as error:
+            return {"record.json": str(error)}
+        found = ((name, _flaw(folder / name, file, sha256)) for name, file in record.files.items())
+        return {name: flaw for name, flaw in found if flaw}
+
+    def altered(self, run_id: str) -> dict[str, str]:
+        """Return what is wrong with the artefact's files, looking at the contents of only those touched since."""
+        path = self.artefact(run_id) / "record.json"
+        try:
+            written, record = path.stat().st_mtime_ns, load(path)
+        except (FileNotFoundError, StoreError):
+            return self.flaws(run_id) or {path.name: MISSING}
+        known = {self.artefact(run_id) / name: file.sha256 for name, file in record.files.items()}
+        return self.flaws(run_id, lambda path: known[path] if path.stat().st_mtime_ns <= written else sha256_file(path))
 
     @contextlib.contextmanager
-    def lock(self, command: str, *, wait: bool = False, waiting: Any = None) -> Iterator[None]:
+    def lock(self, command: str, *, wait: bool = False, waiting: Any = None) -> Iterator[list[Holder]]:
         """Hold the store as its one driver (contract C7); raises StoreError naming the holder, or waits for it.
 
-        The lock is the kernel's: it goes with the process, however that ends.
+        The lock is the kernel's: it goes with the process, however that ends. Gives the former holders that were
+        killed; those still in the list in the end are given to the next one too.
         """
         with explained(f"cannot write to the store {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -255,26 +308,33 @@ class Store:
         with stream:
             if not _locked(stream, block=False):
                 stream.seek(0)
-                holder = _holder(stream.read())
+                holder = str(_holder(stream.read()))
                 if not wait:
                     raise StoreError(f"the store {self.root} is in use by {holder}; wait for it with --wait")
                 if waiting is not None:
                     waiting(holder)
                 _locked(stream, block=True)
-            stream.truncate(0)
-            about = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since": time.time()}
-            stream.write(json.dumps(about))
-            stream.flush()
+            stream.seek(0)
+            former = _killed(stream.read())
+            _rewrite(stream, [*former, Holder(os.getpid(), socket.gethostname(), time.time(), command)])
             try:
-                yield
+                yield former
             finally:
-                stream.truncate(0)
+                _rewrite(stream, former)
+
+    def was_cut(self) -> bool:
+        """Say whether the last driver of the store was killed, and nobody holds it now."""
+        try:
+            with (self.root / "driver.lock").open("r+") as stream:
+                return _locked(stream, block=False) and bool(_killed(stream.read()))
+        except FileNotFoundError:
+            return False
 
     def holder(self) -> str | None:
         """Return who holds the store ("pid 12 on node1, since ...: sweep rank_study"), or None."""
         try:
             with (self.root / "driver.lock").open("r+") as stream:
-                return None if _locked(stream, block=False) else _holder(stream.read())
+                return None if _locked(stream, block=False) else str(_holder(stream.read()))
         except FileNotFoundError:
             return None
 
@@ -336,13 +396,26 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_full(error: BaseException) -> bool:
+    """Say whether this came of a full disk or quota; libraries of their own kind say so in words only."""
+    return getattr(error, "errno", None) in FULL or any(words in str(error) for words in FULL_WORDS)
+
+
+def no_space(where: Path) -> StoreError:
+    """Return the mistake that a full disk is."""
+    return StoreError(
+        f"no space is left for the store {where}: make some, and give the same command again; nothing is lost"
+    )
+
+
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turn an OSError into a one-line StoreError that begins with `what`."""
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{what}: {error.strerror or error}; choose another with --store DIR") from None
+        way_out = "make some, and try again" if is_full(error) else "choose another with --store DIR"
+        raise StoreError(f"{what}: {error.strerror or error}; {way_out}") from None
 
 
 def columns(rows: Iterable[Mapping[str, float]]) -> dict[str, list[float | None]]:
@@ -352,12 +425,23 @@ def columns(rows: Iterable[Mapping[str, float]]) -> dict[str, list[float | None]
     return {name: [row.get(name) for row in rows] for name in names} if rows else {}
 
 
-def _load(path: Path) -> Record:
+def load(path: Path) -> Record:
+    """Return the record in a file; raises FileNotFoundError, and StoreError if it is not one."""
     try:
         return Record.model_validate_json(path.read_text())
     except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{path} is damaged ({reason}); drop it with: store gc --forget {path.parent.name}") from None
+        raise StoreError(f"is no record ({str(error).splitlines()[0]})") from None
+
+
+def _flaw(path: Path, expected: File, sha256: Callable[[Path], str] | None) -> str:
+    try:
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return MISSING
+    if size != expected.size:
+        return f"has {size} bytes instead of {expected.size}"
+    is_changed = sha256 is not None and sha256(path) != expected.sha256
+    return "has changed: its sha256 is not the recorded one" if is_changed else ""
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -382,10 +466,20 @@ def _locked(stream: Any, *, block: bool) -> bool:
     return True
 
 
-def _holder(text: str) -> str:
+def _holder(text: str) -> Holder | str:
+    return next(reversed(_killed(text)), "another process")
+
+
+def _killed(text: str) -> list[Holder]:
+    """Return who is named in a lock file, the last holder last: if nobody holds it now, they were killed."""
     try:
-        about = json.loads(text)
-    except ValueError:
-        return "another process"
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["since"]))
-    return f"pid {about['pid']} on {about['host']} since {since} ({about['command']})"
+        return [Holder(**about) for about in json.loads(text)]
+    except (ValueError, TypeError):
+        return []
+
+
+def _rewrite(stream: Any, holders: Iterable[Holder]) -> None:
+    stream.truncate(0)
+    text = json.dumps([vars(holder) for holder in holders])
+    stream.write(text if text != "[]" else "")
+    stream.flush()

@@ -5,13 +5,15 @@ Resuming is running the same command again (contract C3): nothing here knows whe
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster import leftovers
 from cluster.base import Backend, Outcome
 from orchestrator.decisions import Action, Decision, changed_sources, decide
 from orchestrator.errors import UserError
@@ -20,7 +22,7 @@ from orchestrator.memory import disk, fit
 from orchestrator.plan import Plan, Run
 from orchestrator.progress import Reporter, duration
 from orchestrator.signals import STOPPED_BY, listening
-from orchestrator.store import Store
+from orchestrator.store import Store, is_full, no_space
 from trainables.base import InputError, Progress
 
 if TYPE_CHECKING:
@@ -29,13 +31,17 @@ if TYPE_CHECKING:
 ACTIONS: tuple[Action, ...] = ("cached", "run", "skipped")
 
 
-def check(plan: Plan, store: Store) -> None:
-    """Raise InputError for whatever can be known to be wrong with the missing runs from what is there already."""
+def check(plan: Plan, store: Store, again: Collection[str] = ()) -> None:
+    """Raise InputError for whatever can be known to be wrong with the missing runs from what is there already.
+
+    `again` are finished runs that will be made again: nothing is known from them.
+    """
     seen = set()
+    finished = {run.id for run in plan.runs if store.is_finished(run.id)} - set(again)
     for run in plan.runs:
-        if store.is_finished(run.id):
+        if run.id in finished:
             continue
-        inputs = {role: source for role, source in run.inputs.items() if store.is_finished(source)}
+        inputs = {role: source for role, source in run.inputs.items() if source in finished}
         key = (run.trainable, run.config.model_dump_json(), tuple(inputs.items()))
         if key not in seen:
             seen.add(key)
@@ -63,12 +69,12 @@ class Sweep:
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
         self.reporter = Reporter(runs, available_cpus())
         refuse_full_disk(self.store.root, disk.gib_of(fit.estimate(self.plan, runs, self.store), available_cpus()))
-        self.backend.check({run.stage: run.place for run in runs})
-        for item in decisions:
-            if item.action == "run" and self.store.is_finished(item.run.id):
-                self.store.forget(item.run.id)
         try:
             with listening(self._stop):
+                self.backend.check({run.stage: run.place for run in runs})
+                for run in runs:
+                    if self.store.artefact(run.id).exists():  # damaged, or without its record
+                        self.store.forget(run.id)
                 self.backend.run(runs, self.store, self)
         finally:
             self.backend.close()
@@ -137,30 +143,47 @@ def run(
     `forget` names runs to make again. Nothing is created, and no Ray is started, where nothing is missing. Raises
     UserError for a run that cannot fit into the memory of its GPU or within `limits`.
     """
-    check(plan, store)
     decisions = decide(plan, store)
+    check(plan, store, damaged_among(decisions))
     if not forget and all(item.action != "run" for item in decisions):
+        if store.was_cut():
+            with store.lock(command, wait=wait) as former:
+                leftovers.clear(store, former)
         say(f"all {len(plan.runs)} runs are in {store.root}: nothing to execute")
         views.complete()
         return 1 if any(item.action == "skipped" for item in decisions) else 0
     memory = fit.estimate(plan, [item.run for item in decisions if item.action == "run"], store)
     fit.refuse(memory, limits)
-    with store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}")):
+    lock = store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}"))
+    with space(store), lock as former:
+        leftovers.clear(store, former)
         for run_id in forget:
             store.forget(run_id)
-        check(plan, store)
         decisions = decide(plan, store)
+        check(plan, store, damaged_among(decisions))
         notes = [f"memory: {warning}" for warning in fit.warnings(memory, limits)]
-        for line in [*summary(decisions), *changed_sources(plan, store), *notes]:
+        for line in [*summary(decisions), *damages(decisions), *changed_sources(plan, store), *notes]:
             say(line)
         sweep = Sweep(plan, store, views, make_backend(), limits)
         try:
             code = sweep.execute(decisions)
         finally:
             views.complete()
+            leftovers.clear(store, former)
     for line in failures(sweep.outcomes):
         say(line)
     return code
+
+
+@contextlib.contextmanager
+def space(store: Store) -> Iterator[None]:
+    """Turn what comes of a full disk, in records or in views, into the one line that it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_full(error):
+            raise no_space(store.root) from None
+        raise
 
 
 def summary(decisions: Sequence[Decision]) -> list[str]:
@@ -175,6 +198,16 @@ def summary(decisions: Sequence[Decision]) -> list[str]:
         numbers = "  ".join(f"{counts[action]:>4} {action}" for action in ACTIONS if counts[action])
         lines.append(f"{stage:<12} {numbers}  {shown}".rstrip())
     return lines
+
+
+def damaged_among(decisions: Sequence[Decision]) -> list[str]:
+    """Return the runs whose files are damaged."""
+    return [item.run.id for item in decisions if item.is_damaged]
+
+
+def damages(decisions: Sequence[Decision]) -> list[str]:
+    """Return a line per damaged artefact."""
+    return [f"{item.run.id} ({item.run.name}) {item.reason}; made again" for item in decisions if item.is_damaged]
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[str]:

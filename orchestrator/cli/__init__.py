@@ -24,7 +24,7 @@ examples
 
 A run that is finished is never executed again; to resume after anything at all, run the same command again.
 Results go to stdout, progress to stderr. Exit codes: 0 done, 1 some runs failed, 2 a mistake in the command,
-130 / 143 stopped by SIGINT / SIGTERM.
+130, 138 or 143 stopped by SIGINT, SIGUSR1 or SIGTERM.
 """
 
 

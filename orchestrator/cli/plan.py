@@ -47,12 +47,12 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.cli.needs import Needs, limits_of
     from orchestrator.decisions import changed_sources, decide
     from orchestrator.estimate import available_cpus, estimate
-    from orchestrator.sweep import check
+    from orchestrator.sweep import check, damaged_among
 
     store = open_store(options)
     plan = make_plan(options, store)
-    check(plan, store)
     decisions = decide(plan, store)
+    check(plan, store, damaged_among(decisions))
     missing = [item.run for item in decisions if item.action == "run"]
     cost = estimate(missing, store, cpus=available_cpus())
     limits = limits_of(plan, cpus=available_cpus(), oversubscribe=options.oversubscribe)

@@ -31,12 +31,14 @@ def add(verbs: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the run's record."""
+    from orchestrator.errors import StoreError
     from orchestrator.lookup import find_run
 
     store = open_store(options)
     run_id = find_run(options.run, store)
     record = store.record(run_id)
-    assert record is not None
+    if record is None:
+        raise StoreError(f"{run_id} has no record that can be read; the sweep that it belongs to makes it again")
     if options.json:
         print_json(record.model_dump(mode="json"))
         return 0

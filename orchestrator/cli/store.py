@@ -46,8 +46,12 @@ def add(verbs: Any) -> None:
 
 def execute_verify(options: argparse.Namespace) -> int:
     """Print what is damaged; exit code 1 if anything is."""
+    from orchestrator.identity import sha256_file
+
     store = open_store(options)
-    wrong = {run_id: lines for run_id in store.ids() if (lines := store.damage(run_id))}
+    flaws = {run_id: store.flaws(run_id, sha256_file) for run_id in store.ids()}
+    wrong = {run_id: [f"{run_id}/{name} {what}" for name, what in found.items()] for run_id, found in flaws.items()}
+    wrong = {run_id: lines for run_id, lines in wrong.items() if lines}
     if options.json:
         print_json({"checked": len(store.ids()), "damaged": wrong})
     else:

@@ -94,7 +94,7 @@ def make_backend(options: argparse.Namespace) -> Backend:
         return LocalBackend()
     from cluster.tune import TuneBackend
 
-    return TuneBackend(address=options.address)
+    return TuneBackend(address=options.address, tell=say)
 
 
 def say(line: str) -> None:

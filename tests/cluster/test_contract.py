@@ -14,6 +14,7 @@ import pytest
 from cluster.base import Backend
 from cluster.local import LocalBackend
 from orchestrator.errors import StoreError
+from orchestrator.identity import sha256_file
 from orchestrator.plan import Run
 from orchestrator.store import Record, Store
 from tests.cluster.conftest import Memory
@@ -132,7 +133,7 @@ def test_a_committed_run_leaves_no_work_behind_and_a_whole_artefact(sweep: Sweep
     left = {path.name for path in sweep.store.work.iterdir()}
     assert left == {sweep.failing.id, sweep.hungry.id}
     for run in sweep.good:
-        assert sweep.store.damage(run.id) == []
+        assert sweep.store.flaws(run.id, sha256_file) == {}
     assert (sweep.store.artefact(sweep.good[-1].id) / "total.txt").read_text() == "20100"
 
 
@@ -205,7 +206,7 @@ def test_stop_may_come_from_another_thread_in_the_middle_of_a_run(make_backend: 
     begun = threading.Event()
 
     def stop() -> None:
-        begun.wait(30)
+        begun.wait()
         time.sleep(0.3)
         backend.stop()
 

@@ -11,10 +11,11 @@ from trainables.base import Context, Metrics, Progress, Stopped, Trainable
 
 
 class SleepConfig(FakeConfig):
-    """How long, and in how many steps."""
+    """How long, in how many steps, and how long after the last."""
 
     seconds: float = 0.1
     steps: int = 4
+    linger_s: float = 0.0
 
 
 def run(config: SleepConfig, context: Context) -> Generator[Progress, None, Metrics]:
@@ -27,6 +28,7 @@ def run(config: SleepConfig, context: Context) -> Generator[Progress, None, Metr
         yield Progress(step, config.steps)
         if context.stop_requested():
             raise Stopped
+    time.sleep(config.linger_s)
     context.cache["runs"] = context.cache.get("runs", 0) + 1
     return {
         "seconds": config.seconds,

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from cluster.local import LocalBackend
 from orchestrator.decisions import changed_sources, decide
 from orchestrator.fingerprints import FilePlanner
+from orchestrator.identity import sha256_file
 from orchestrator.plan import expand
 from orchestrator.store import Store
 from orchestrator.studies import Changes, load
@@ -139,3 +141,94 @@ def test_weights_can_be_dropped_and_records_stay(store):
     assert store.ids() == before
     assert not list(store.root.rglob("*.safetensors"))
     assert {action for action, _ in reasons(store, make_plan(store)).values()} == {"cached"}
+
+
+def damage(store, stage, name, harm):
+    """Harm a file of the only run of a stage; return the run's id and the file."""
+    (folder,) = store.artefacts.glob(f"{stage}-*")
+    harm(folder / name)
+    return folder.name
+
+
+def flip(path):
+    """Flip one bit, and leave size and times as they were."""
+    about, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "reason"),
+    [
+        (
+            "model.safetensors",
+            lambda path: os.truncate(path, 12),
+            "damaged: model.safetensors has 12 bytes instead of ",
+        ),
+        ("config.json", lambda path: path.unlink(), "damaged: config.json is missing"),
+        ("record.json", lambda path: path.unlink(), "damaged: record.json is missing"),
+        ("record.json", lambda path: os.truncate(path, 100), "damaged: record.json is no record"),
+    ],
+)
+def test_a_damaged_artefact_is_made_again_and_what_was_made_from_it_stays(store, name, harm, reason):
+    damage(store, "teacher", name, harm)
+    found = reasons(store, make_plan(store))
+    assert found["teacher"][0] == "run"
+    assert found["teacher"][1].startswith(reason)
+    assert {action for name, (action, _) in found.items() if name != "teacher"} == {"cached"}
+
+
+def test_a_flipped_bit_is_found_where_a_missing_run_reads_it_and_the_file_is_read_only_once(store, monkeypatch):
+    damage(store, "teacher", "model.safetensors", flip)
+    assert reasons(store, make_plan(store))["teacher"][0] == "cached", "nobody reads it"
+    plan = make_plan(store, settings=("svd_export.rank=32",))
+    assert "model.safetensors has changed" in reasons(store, plan)["teacher"][1]
+    monkeypatch.setattr("orchestrator.fingerprints.sha256_file", lambda path: pytest.fail(f"{path} is read again"))
+    assert "model.safetensors has changed" in reasons(store, plan)["teacher"][1]
+
+
+def test_a_log_is_no_result(store):
+    damage(store, "teacher", "log.txt", lambda path: path.write_text("short"))
+    damage(store, "teacher", "history.csv", lambda path: path.unlink())
+    assert {action for action, _ in reasons(store, make_plan(store)).values()} == {"cached"}
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("model.safetensors", lambda path: os.truncate(path, 12)),
+        ("model.safetensors", flip),
+        ("record.json", lambda path: path.unlink()),
+    ],
+)
+def test_the_same_command_names_the_damage_makes_it_again_and_leaves_the_rest(store, capsys, name, harm):
+    from orchestrator.__main__ import main
+
+    before = {path.name: store.flaws(path.name, sha256_file) for path in store.artefacts.iterdir()}
+    times = {path.parent.name: path.stat().st_mtime_ns for path in store.artefacts.glob("*/record.json")}
+    teacher = damage(store, "teacher", name, harm)
+    words = [word for setting in SMALL["settings"] for word in ("--set", setting)]
+    words += [word for axis in SMALL["axes"] for word in ("--axis", axis)]
+    words += ["--set", "svd_export.rank=32", "--until", "svd_export", "--store", str(store.root)]
+    assert main(["sweep", "smoke", "--local", *words]) == 0
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if line.startswith(f"{teacher} (teacher) damaged: {name} ")]
+    assert line.endswith("; made again")
+    assert {run_id: store.flaws(run_id, sha256_file) for run_id in before} == before, "whole, all of them"
+    after = {path.parent.name: path.stat().st_mtime_ns for path in store.artefacts.glob("*/record.json")}
+    assert {run_id for run_id in times if after[run_id] != times[run_id]} == {teacher}
+    assert main(["sweep", "smoke", "--local", *words]) == 0
+    assert "nothing to execute" in capsys.readouterr().err
+
+
+def test_a_run_does_not_read_what_was_damaged_after_the_sweep_began(store, capsys):
+    plan = make_plan(store, settings=("svd_export.rank=32",))
+    export = plan.of_stage("svd_export")[0]
+    teacher = damage(store, "teacher", "model.safetensors", lambda path: os.truncate(path, 12))
+    observer = Silent()
+    LocalBackend().run([export], store, observer)
+    (outcome,) = observer.outcomes
+    assert outcome.status == "failed"
+    assert f"its input {teacher}/model.safetensors has 12 bytes" in outcome.because
+    assert reasons(store, plan)["teacher"][0] == "run"

@@ -133,7 +133,10 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGKILL, -9)],
+)
 def test_whatever_stops_it_the_same_command_goes_on_and_ends_alike(undisturbed, number, code):
     folder, linears = undisturbed
     out = folder / number.name

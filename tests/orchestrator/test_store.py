@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -6,6 +7,7 @@ import time
 import pytest
 
 from orchestrator.errors import StoreError
+from orchestrator.identity import sha256_file
 from orchestrator.store import Provenance, Record, Store, Superseded, columns
 
 RUN = "student-0123456789ab"
@@ -64,7 +66,7 @@ def test_a_commit_makes_record_and_files_appear_and_leaves_no_work(store):
     assert set(record.files) == {"weights.txt", "history.csv"}
     assert list(record.history_rows()) == [{"step": 0, "eval_loss": 2.0}, {"step": 1, "loss": 1.5}]
     assert not (store.work / RUN).exists()
-    assert store.damage(RUN) == []
+    assert store.flaws(RUN, sha256_file) == {}
 
 
 def test_only_the_newest_attempt_may_commit(store):
@@ -124,7 +126,7 @@ def test_a_finished_run_is_no_failure_any_more(store):
 def test_damage_is_found_and_named(store, harm, complaint):
     finish(store)
     harm(store.artefact(RUN) / "weights.txt")
-    assert complaint in store.damage(RUN)[0]
+    assert complaint in store.flaws(RUN, sha256_file)["weights.txt"]
 
 
 @pytest.mark.parametrize("name", ["../x", "student", "student-12", "student-0123456789AB", "a/b-0123456789ab", ""])
@@ -133,11 +135,64 @@ def test_what_is_not_a_run_id_never_becomes_a_path(store, name):
         store.artefact(name)
 
 
-def test_a_damaged_record_says_which_and_how_to_go_on(store):
+@pytest.mark.parametrize(("text", "complaint"), [("{", "is no record"), (None, "is missing")])
+def test_a_damaged_record_is_none_and_is_named(store, text, complaint):
     finish(store)
-    (store.artefact(RUN) / "record.json").write_text("{")
-    with pytest.raises(StoreError, match=f"store gc --forget {RUN}"):
-        store.record(RUN)
+    path = store.artefact(RUN) / "record.json"
+    path.unlink() if text is None else path.write_text(text)
+    assert store.record(RUN) is None
+    assert complaint in store.flaws(RUN)["record.json"]
+
+
+def test_contents_are_read_only_of_files_touched_since_the_record(store):
+    finish(store)
+    path = store.artefact(RUN) / "weights.txt"
+    about = path.stat()
+    path.write_text("0.6")
+    assert "has changed" in store.altered(RUN)["weights.txt"]
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert store.altered(RUN) == {}, "a bit that flips on the disk leaves no trace but in the hash"
+    assert "has changed" in store.flaws(RUN, sha256_file)["weights.txt"]
+
+
+FREEZE = """
+import os, signal, sys
+from pathlib import Path
+from orchestrator.store import Store, Superseded
+from tests.orchestrator.test_store import RUN, make_record
+
+def freeze(event, arguments):  # called by the interpreter just before it asks the system to rename
+    if event == "os.rename" and Path(arguments[1]).parent.name == "artefacts":
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+store = Store(Path(sys.argv[1]))
+attempt = store.begin(RUN)
+(attempt.output / "weights.txt").write_text("of the first")
+sys.addaudithook(freeze)
+try:
+    store.commit(attempt, make_record())
+    print("committed")
+except Superseded:
+    print("superseded")
+"""
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["the successor runs", "the successor has finished"])
+def test_a_worker_frozen_between_its_last_look_and_the_rename_commits_nothing(store, is_over):
+    with subprocess.Popen([sys.executable, "-c", FREEZE, str(store.root)], stdout=subprocess.PIPE, text=True) as frozen:
+        os.waitpid(frozen.pid, os.WUNTRACED)
+        second = store.begin(RUN)
+        assert second.number == 2
+        (second.output / "weights.txt").write_text("of the second")
+        if is_over:
+            store.commit(second, make_record())
+        frozen.send_signal(signal.SIGCONT)
+        assert frozen.communicate()[0] == "superseded\n"
+        assert store.is_finished(RUN) == is_over
+    if not is_over:
+        store.commit(second, make_record())
+    assert (store.artefact(RUN) / "weights.txt").read_text() == "of the second"
+    assert not (store.work / RUN).exists()
 
 
 def test_a_store_that_cannot_be_made_is_one_line(tmp_path):
