@@ -25,7 +25,7 @@ from typing import IO
 
 from cluster.base import Job
 from cluster.ending import Ending
-from cluster.session import own_paths
+from cluster.paths import python_path
 from cluster.share import Orders, Said, Share, free_port, portable
 from orchestrator.store import Attempt
 from trainables.base import Member, Place
@@ -107,11 +107,10 @@ def spawn(place: Place) -> Worker:
     """Start a process that waits for its orders."""
     ours, theirs = Pipe()
     output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the worker has ended
-    paths = [*own_paths(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(max(1, int(place.cpus))),
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONPATH": python_path(),
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "cluster.processes", str(theirs.fileno())],

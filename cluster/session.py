@@ -1,23 +1,22 @@
 """A Ray session that keeps to itself: nothing on the terminal, nothing beyond loopback, nobody's signal handlers.
 
-`connect` starts one on this machine, or joins the cluster at an address; a session that was there already is used
-as it is, and left as it was.
+A `Session` starts Ray on this machine, or joins the cluster at an address; one that was there already is used as it
+is, and left as it was. Either way a token is asked for (`cluster.tokens`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import secrets
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from cluster import tokens
+from cluster.joining import find_cluster, joining
+from cluster.paths import own_paths
 from orchestrator.errors import UserError
 
 QUIET = {
@@ -69,21 +68,25 @@ class Session:
 
     def _start(self, address: str | None, num_cpus: int | None, num_gpus: int | None) -> None:
         options: dict[str, Any] = {
-            "address": address or "local",
             "job_config": self.ray.job_config.JobConfig(_py_driver_sys_path=own_paths()),
             "log_to_driver": False,
             "logging_level": "critical",
         }
         if address is None:
-            make_token_private()
+            tokens.prepare(may_make=True)
             options |= {
+                "address": "local",
                 "num_cpus": num_cpus or available_cpus(),
                 "num_gpus": num_gpus,
                 "include_dashboard": False,
                 "dashboard_host": "127.0.0.1",
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
-        self.ray.init(**options)
+        else:
+            options["address"] = find_cluster(address)
+        self.ray._raylet.Config.initialize("")  # reads RAY_AUTH_MODE again
+        with joining(address):
+            self.ray.init(**options)
         # What raylets have to say of a dead worker is printed on stdout even so; it is in the run's failure.
         self.ray._private.worker.print_to_stdstream = lambda *args, **options: None
 
@@ -129,22 +132,3 @@ class Signals:
         for number, handler in self.handlers.items():
             if handler is not None:  # None: installed from C, and not ours to touch
                 signal.signal(number, handler)
-
-
-def own_paths() -> list[str]:
-    """Return where this process finds modules beside the installed ones: Ray itself passes on two of these only."""
-    folders = [Path(entry or ".").absolute() for entry in sys.path]
-    installed = (Path(sys.prefix), Path(sys.base_prefix))
-    return [str(folder) for folder in folders if folder.is_dir() and not set(installed) & {folder, *folder.parents}]
-
-
-def make_token_private() -> None:
-    """Write the token that a local session will use, mode 0600, where there is none: Ray would write it 0644."""
-    path = Path.home() / ".ray" / "auth_token"
-    if any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        return
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(secrets.token_hex(32))

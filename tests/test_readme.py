@@ -66,6 +66,16 @@ def test_every_change_that_the_readme_shows_can_be_planned(folder, words, capsys
     assert "rank_study" in capsys.readouterr().out
 
 
+def test_the_plan_of_the_7b_scale_is_what_the_readme_shows(folder, capsys):
+    (words,) = commands("--scale qwen2.5-math-7b")
+    assert main(words) == 0
+    said = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    shown = README.split(" ".join(words))[1].split("```")[1].split("\n\nA run")[0].splitlines()
+    lines = [line.strip() for line in shown if line.strip()]
+    assert len(lines) == 6
+    assert [line for line in lines if line not in said] == []
+
+
 def test_the_readmes_own_study_runs_as_it_is_shown(folder, capsys):
     (study,) = blocks("python")
     (folder / "rslora_study.py").write_text(study)

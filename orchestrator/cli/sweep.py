@@ -32,7 +32,10 @@ def add(verbs: Any) -> None:
     where = parser.add_argument_group("where it runs")
     where.add_argument("--local", action="store_true", help="in this process, one run after the other, without Ray")
     where.add_argument(
-        "--address", metavar="ADDR", help="a running Ray cluster: auto, or host:port; default: start one"
+        "--address",
+        metavar="ADDR",
+        help="join a Ray cluster that runs, with its token, from one of its nodes: host:port, or auto for the only one "
+        "on this machine (default: start one here that ends with the sweep)",
     )
     again = parser.add_argument_group("again")
     again.add_argument(

@@ -1,21 +1,24 @@
 """A driver on a cluster of three nodes, each with two CPUs and one GPU that is not there.
 
-    python -m tests.cluster.nodes look|lose STORE
+    python -m tests.cluster.nodes look|lose|open STORE
 
 Prints, as JSON, where the workers of gangs were and what was refused; with `lose`, a node is killed in the middle of a
-gang. A process of its own: a process has one Ray session.
+gang; with `open`, the cluster asks for no token. A process of its own: a process has one Ray session.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import InfeasibleError
+from cluster.joining import find_cluster
+from orchestrator.errors import InfeasibleError, UserError
 from orchestrator.plan import Run
 from orchestrator.store import Record, Store
 from tests.cluster.conftest import Memory
@@ -32,7 +35,7 @@ def gang(*needs: Run, **place: Any) -> Run:
 
 @contextmanager
 def cluster() -> Iterator[Any]:
-    """Start three nodes, and a session of ours on them."""
+    """Start three nodes that ask for a token, which this process has, unless RAY_AUTH_MODE says that they do not."""
     from ray.cluster_utils import Cluster
 
     started = Cluster(initialize_head=True, head_node_args=NODE)
@@ -90,13 +93,45 @@ def lose(backend: Any, store: Store, nodes: Any) -> dict[str, Any]:
     return {"status": record.status, "attempts": memory.attempts[run.id], **record.metrics}
 
 
-def main(what: str, folder: Path) -> None:
-    from cluster.tune import TuneBackend
+def turned_away(address: str, **variables: str) -> str:
+    """Return why a driver with these variables may not join; empty if it may."""
+    before = dict(os.environ)
+    os.environ |= variables
+    try:
+        find_cluster(address)
+    except UserError as error:
+        return str(error)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return ""
 
+
+def knock() -> dict[str, Any]:
+    """Return what drivers hear from a cluster that asks for no token."""
+    with cluster() as nodes:
+        return {
+            "with a token": turned_away(nodes.address, RAY_AUTH_MODE="token"),
+            "without": turned_away(nodes.address, RAY_AUTH_MODE="disabled"),
+        }
+
+
+def main(what: str, folder: Path) -> None:
+    os.environ |= {"RAY_AUTH_MODE": "disabled" if what == "open" else "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    from cluster.tune import TuneBackend  # and with it Ray, which looks at the environment now
+
+    if what == "open":
+        print(json.dumps(knock()))
+        return
     with cluster() as nodes:
         backend = TuneBackend(address=nodes.address)
         try:
             found = look(backend, Store(folder)) if what == "look" else lose(backend, Store(folder), nodes)
+            found["strangers"] = {
+                "wrong": turned_away(nodes.address, RAY_AUTH_TOKEN="0" * 64),
+                "none": turned_away(nodes.address, RAY_AUTH_MODE="disabled"),
+                "ours": turned_away(nodes.address),
+            }
         finally:
             backend.close()
     print(json.dumps(found))

@@ -53,6 +53,20 @@ def test_what_no_layout_can_hold_is_refused_in_words(found: dict[str, Any]) -> N
     assert large.endswith("the largest node has 1 GPU, 2 CPUs. Make it fit with --place teacher.gpus=1")
 
 
+def test_a_driver_without_the_token_is_turned_away_in_words(found: dict[str, Any]) -> None:
+    assert found["strangers"]["ours"] == ""
+    assert "does not take the token in RAY_AUTH_TOKEN" in found["strangers"]["wrong"]
+    assert "asks for a token: unset RAY_AUTH_MODE" in found["strangers"]["none"]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_no_token_is_joined_only_by_who_says_so(tmp_path: Path) -> None:
+    found = drive("open", tmp_path)
+    assert "asks for no token" in found["with a token"]
+    assert "RAY_AUTH_MODE=disabled" in found["with a token"]
+    assert found["without"] == ""
+
+
 @pytest.mark.slow
 def test_a_gang_that_loses_a_node_goes_on_from_its_checkpoint_on_nodes_that_came_since(tmp_path: Path) -> None:
     found = drive("lose", tmp_path)
