@@ -67,7 +67,7 @@ class Needs:
 
 
 def _placements(needs: Needs) -> Table:
-    table = _table(("stage", "runs", "placement group of a run", "disk", "+ running"), text={0, 2})
+    table = _table(("stage", "runs", "placement group of a run", "disk kept", "+ running"), text={0, 2})
     disks = {stage.stage: (_amount(stage.kept), _amount(stage.working)) for stage in needs.disk or ()}
     for item in needs.memory:
         sizes = disks.get(item.stage, ("?", "?"))
@@ -76,7 +76,7 @@ def _placements(needs: Needs) -> Table:
 
 
 def _memory(needs: Needs) -> Table:
-    titles = ("a worker", "at its", *PARTS, "total", "of", "host")
+    titles = ("one worker", "peak in", *PARTS, "total", "limit", "host")
     table = _table(titles, text={0, 1})
     for item in needs.memory:
         if item.need is None:
@@ -108,7 +108,7 @@ def _legend(needs: Needs) -> str:
     texts = [item.facts.text for item in needs.memory if item.facts.text is not None]
     if all(item.need is None for item in needs.memory):
         return "memory and disk are known once model and data are there: plan again after --until dataset"
-    said = "GiB, at most. disk: what stays, and checkpoints while runs last; total: on a CPU with the process"
+    said = "GiB, at most; running: checkpoints while runs last; total: on a CPU with the process"
     if any(item.need is not None and item.need.is_on_gpu for item in needs.memory):
         said += "; host: of each worker, beside its GPU"
     if any(item.need is None for item in needs.memory):
