@@ -60,6 +60,7 @@ class Sweep:
     missing: Sequence[Run] = ()
     outcomes: list[Outcome] = field(default_factory=list)
     reporter: Reporter | None = None
+    has_begun: bool = False
     stopped_by: int | None = None
 
     def execute(self, decisions: Sequence[Decision]) -> int:
@@ -92,6 +93,7 @@ class Sweep:
     def started(self, run: Run, attempt: int, host: str) -> None:
         """A worker has begun this attempt."""
         assert self.reporter is not None
+        self.has_begun = True
         self.reporter.started(run, attempt)
         self.views.started(run, attempt)
 
@@ -168,7 +170,8 @@ def run(
         try:
             code = sweep.execute(decisions)
         finally:
-            views.complete()
+            if sweep.has_begun or store.ids():  # a mistake found before leaves nothing behind
+                views.complete()
             leftovers.clear(store, former)
     for line in failures(sweep.outcomes):
         say(line)

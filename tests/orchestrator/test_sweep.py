@@ -87,3 +87,10 @@ def test_running_out_of_memory_is_named_as_such(sweep):
     code, said = sweep("memory")
     assert code == 1
     assert "oom" in said
+
+
+def test_what_can_never_be_placed_is_refused_and_leaves_no_views_behind(sweep):
+    code, said = sweep("error", "--place", "teacher.workers=2", "--place", "teacher.gpus=64")
+    assert code == 2
+    assert "teacher asks for 2 x 64 GPUs" in said.splitlines()[-1]
+    assert [path.name for path in Path("runs").rglob("*")] in (["driver.lock"], [])
