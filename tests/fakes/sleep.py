@@ -1,10 +1,11 @@
-"""Sleeps for as long as it costs, in steps, and notes what its process was given."""
+"""Sleeps for as long as it costs, in steps, or until others have done something; notes what its process was given."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Generator
+from glob import glob
 
 from tests.fakes import ROLES, FakeConfig, sign
 from trainables.base import Context, Metrics, Progress, Stopped, Trainable
@@ -29,6 +30,7 @@ def run(config: SleepConfig, context: Context) -> Generator[Progress, None, Metr
         if context.stop_requested():
             raise Stopped
     time.sleep(config.linger_s)
+    wait_for(config)
     context.cache["runs"] = context.cache.get("runs", 0) + 1
     return {
         "seconds": config.seconds,
@@ -37,6 +39,13 @@ def run(config: SleepConfig, context: Context) -> Generator[Progress, None, Metr
         "threads": os.environ["OMP_NUM_THREADS"],
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
+
+
+def wait_for(config: SleepConfig) -> None:
+    """Wait for what others do, not for ever: whoever holds them up shall fail a test, not hang it."""
+    until = time.monotonic() + PATIENCE_S
+    while len(glob(config.awaits)) < config.awaited and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 TRAINABLE = Trainable("sleep", 1, SleepConfig, run, roles=ROLES, cost_s=lambda config: config.seconds)
