@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,8 +83,8 @@ def test_a_run_whose_worker_is_killed_goes_on_from_its_checkpoint_and_is_given_u
 @pytest.mark.usefixtures("ray_session")
 def test_random_students_train_while_the_teacher_still_runs(store: Store) -> None:
     dataset = make_run("noop", stage="dataset")
-    done = str(store.artefacts / "student-*" / "record.json")
-    teacher = make_run("sleep", dataset, stage="teacher", awaits=done, awaited=3, cost_s=100)
+    waits: dict[str, Any] = {"folder": str(store.artefacts), "awaits": "student-*/record.json", "awaited": 3}
+    teacher = make_run("sleep", dataset, stage="teacher", cost_s=100, **waits)
     export = make_run("noop", teacher, stage="svd_export")
     random = [make_run("sleep", dataset, seed=seed, seconds=0.1) for seed in range(3)]
     svd = [make_run("sleep", dataset, export, seed=seed, seconds=0.1) for seed in range(3)]

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
-from glob import glob
+from pathlib import Path
 
 from tests.fakes import ROLES, FakeConfig, sign
 from trainables.base import Context, Metrics, Progress, Stopped, Trainable
 
+PATIENCE_S = 200.0
+
 
 class SleepConfig(FakeConfig):
-    """How long, in how many steps, and how long after the last."""
+    """How long, in how many steps; it does not end before `awaited` paths below `folder` match `awaits`."""
 
     seconds: float = 0.1
     steps: int = 4
-    linger_s: float = 0.0
+    folder: str = ""
+    awaits: str = ""
+    awaited: int = 0
 
 
 def run(config: SleepConfig, context: Context) -> Generator[Progress, None, Metrics]:
@@ -29,8 +33,8 @@ def run(config: SleepConfig, context: Context) -> Generator[Progress, None, Metr
         yield Progress(step, config.steps)
         if context.stop_requested():
             raise Stopped
-    time.sleep(config.linger_s)
-    wait_for(config)
+    if config.awaits:
+        wait_for(config)
     context.cache["runs"] = context.cache.get("runs", 0) + 1
     return {
         "seconds": config.seconds,
@@ -44,7 +48,7 @@ def run(config: SleepConfig, context: Context) -> Generator[Progress, None, Metr
 def wait_for(config: SleepConfig) -> None:
     """Wait for what others do, not for ever: whoever holds them up shall fail a test, not hang it."""
     until = time.monotonic() + PATIENCE_S
-    while len(glob(config.awaits)) < config.awaited and time.monotonic() < until:
+    while len(list(Path(config.folder).glob(config.awaits))) < config.awaited and time.monotonic() < until:
         time.sleep(0.05)
 
 
