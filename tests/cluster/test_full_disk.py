@@ -45,7 +45,7 @@ def sweep_twice(make_backend: MakeBackend, run: Run, disk: Path, memory: Memory)
         make_backend().run([run], store, memory)
     assert not store.is_finished(run.id)
     assert store.record(run.id) is None, "a full disk is no fault of the run's"
-    (disk / "filler").unlink()
+    (disk / "filler").write_bytes(b"")  # it stays: a run may await it
     again = Memory()
     make_backend().run([run], store, again)
     assert store.flaws(run.id, sha256_file) == {}
@@ -67,6 +67,6 @@ def test_a_checkpoint_that_does_not_fit_costs_only_the_steps_since_the_last(
 
 
 def test_a_commit_that_does_not_fit_is_made_by_the_next_command(make_backend: MakeBackend, disk: Path) -> None:
-    run = make_run("sleep", seconds=0.3, steps=1, linger_s=2.0)
+    run = make_run("sleep", steps=1, folder=str(disk), awaits="filler", awaited=1)
     again = sweep_twice(make_backend, run, disk, full_at(disk, "progressed", 1))
     assert again.attempts[run.id] == [2]
