@@ -32,6 +32,7 @@ def full_at(folder: Path, kind: str, count: int) -> Memory:
         heard.append(what)
         if what == kind and heard.count(kind) == count:
             fill(folder)
+            (folder / "full").touch()  # takes no space
 
     return Memory(hook=hook)
 
@@ -45,7 +46,7 @@ def sweep_twice(make_backend: MakeBackend, run: Run, disk: Path, memory: Memory)
         make_backend().run([run], store, memory)
     assert not store.is_finished(run.id)
     assert store.record(run.id) is None, "a full disk is no fault of the run's"
-    (disk / "filler").write_bytes(b"")  # it stays: a run may await it
+    (disk / "filler").unlink()
     again = Memory()
     make_backend().run([run], store, again)
     assert store.flaws(run.id, sha256_file) == {}
@@ -67,6 +68,6 @@ def test_a_checkpoint_that_does_not_fit_costs_only_the_steps_since_the_last(
 
 
 def test_a_commit_that_does_not_fit_is_made_by_the_next_command(make_backend: MakeBackend, disk: Path) -> None:
-    run = make_run("sleep", steps=1, folder=str(disk), awaits="filler", awaited=1)
+    run = make_run("sleep", steps=1, folder=str(disk), awaits="full", awaited=1)
     again = sweep_twice(make_backend, run, disk, full_at(disk, "progressed", 1))
     assert again.attempts[run.id] == [2]
