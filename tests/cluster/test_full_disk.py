@@ -68,6 +68,7 @@ def test_a_checkpoint_that_does_not_fit_costs_only_the_steps_since_the_last(
 
 
 def test_a_commit_that_does_not_fit_is_made_by_the_next_command(make_backend: MakeBackend, disk: Path) -> None:
-    run = make_run("sleep", steps=1, folder=str(disk), awaits="full", awaited=1)
+    # Longer than a worker keeps a step to itself.
+    run = make_run("sleep", seconds=0.3, steps=1, folder=str(disk), awaits="full", awaited=1)
     again = sweep_twice(make_backend, run, disk, full_at(disk, "progressed", 1))
     assert again.attempts[run.id] == [2]
