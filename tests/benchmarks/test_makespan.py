@@ -168,6 +168,7 @@ def check(found: Analysis) -> None:
         assert found.first_in_line_s.get(gang.run.id, 0.0) <= longest_run_s + 30
 
 
+@pytest.mark.slow
 def test_four_gpus_serve_runs_of_mixed_sizes_without_overlap_or_starvation(tmp_path: Path) -> None:
     found = sweep(mixed_runs(9, 0.2, 0.8, seed=3), tmp_path)
     check(found)
