@@ -23,8 +23,9 @@ from typing import Literal
 
 from cluster.base import Job, Outcome
 from cluster.notes import Log, Notes, Row, read_progress
+from orchestrator.durable import is_full, no_space
 from orchestrator.plan import Run
-from orchestrator.store import Attempt, Provenance, Record, Status, Superseded, columns, is_full, no_space
+from orchestrator.store import Attempt, Provenance, Record, Status, Superseded, columns
 from trainables.base import Diverged, Metrics, Stopped
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "deepspeed", "ray")

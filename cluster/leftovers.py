@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.store import Holder, Store
+from orchestrator.driver_lock import Holder
+from orchestrator.store import Store
 
 FOLDER = ".tune-"
 """Tune's own files of a sweep lie in a folder of this prefix below the store's work/, and go with the sweep."""

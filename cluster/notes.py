@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from orchestrator.store import Attempt, write_atomically
+from orchestrator.durable import write_atomically
+from orchestrator.store import Attempt
 from trainables.base import Progress
 
 PROGRESS_EVERY_S = 0.2

@@ -32,8 +32,9 @@ from cluster.probe import Probe
 from cluster.rooms import Resources
 from cluster.session import Session, Signals
 from cluster.worker import Parcel, Report, Worker
+from orchestrator.durable import explained
 from orchestrator.plan import Run
-from orchestrator.store import Store, explained
+from orchestrator.store import Store
 from trainables.base import Place
 
 NOISE = re.compile(r"(Failure #|class_name|actor_id|pid|namespace|ip):? ")

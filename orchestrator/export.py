@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.durable import is_full, write_atomically
 from orchestrator.errors import UserError
 from orchestrator.estimate import available_cpus
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.identity import differences
 from orchestrator.progress import duration
 from orchestrator.signals import STOPPED_BY, listening
-from orchestrator.store import Store, is_full, write_atomically
+from orchestrator.store import Store
 from trainables import adapter_export
 from trainables.adapter_export import AdapterExportConfig
 from trainables.base import Context, InputError, Place, Progress, Stopped

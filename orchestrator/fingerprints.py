@@ -11,9 +11,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from orchestrator.durable import write_atomically
 from orchestrator.errors import UserError
 from orchestrator.identity import sha256_file
-from orchestrator.store import Store, write_atomically
+from orchestrator.store import Store
 
 
 class Hashes:

@@ -12,8 +12,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.durable import write_atomically
 from orchestrator.plan import Plan
-from orchestrator.store import Store, write_atomically
+from orchestrator.store import Store
 
 PENDING = "pending"
 

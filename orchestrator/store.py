@@ -1,4 +1,4 @@
-"""Artefact folders: begin, commit, find, verify, and one driver's lock. The store is the truth (contract C2).
+"""Artefact folders: begin, commit, find, verify. The store is the truth (contract C2).
 
 A run appears in `artefacts/ID` by one atomic rename, with its `record.json`, or not at all. Attempts write to
 `work/ID/ATTEMPT`. Only the newest attempt may commit, so that a worker cut off by the network cannot overwrite its
@@ -12,13 +12,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import fcntl
-import json
-import os
 import re
 import shutil
-import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +21,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orchestrator import driver_lock
+from orchestrator.driver_lock import Holder
+from orchestrator.durable import explained, sync_folder, sync_tree, write_atomically
 from orchestrator.errors import StoreError
 from orchestrator.identity import sha256_file
 
@@ -33,10 +31,7 @@ Status: TypeAlias = Literal["done", "diverged", "oom", "failed", "killed", "skip
 FINAL: frozenset[str] = frozenset({"done", "diverged"})
 RUN_ID = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}")
 CHECKPOINT = re.compile(r"step-(\d+)")
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says of a full disk, and of a full quota."""
-FULL_WORDS = ("database or disk is full", *(f"(os error {number})" for number in FULL))
-"""What sqlite and safetensors make of it."""
+LOCK = "driver.lock"
 MISSING = "is missing"
 ASIDE = ("log.txt", "history.csv")
 """Files of an artefact that no run reads and that no result is in (the history is in the record too)."""
@@ -112,21 +107,6 @@ class Attempt:
     def checkpoints(self) -> Path:
         """The folder for this attempt's checkpoints, each named `step-N` and renamed into place."""
         return self.folder / "checkpoints"
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process that holds the store, or held it; `since` is Unix time."""
-
-    pid: int
-    host: str
-    since: float
-    command: str
-
-    def __str__(self) -> str:
-        """Say who it is, for people."""
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.since))
-        return f"pid {self.pid} on {self.host} since {since} ({self.command})"
 
 
 class Superseded(Exception):
@@ -295,48 +275,19 @@ class Store:
         known = {self.artefact(run_id) / name: file.sha256 for name, file in record.files.items()}
         return self.flaws(run_id, lambda path: known[path] if path.stat().st_mtime_ns <= written else sha256_file(path))
 
-    @contextlib.contextmanager
-    def lock(self, command: str, *, wait: bool = False, waiting: Any = None) -> Iterator[list[Holder]]:
-        """Hold the store as its one driver (contract C7); raises StoreError naming the holder, or waits for it.
-
-        The lock is the kernel's: it goes with the process, however that ends. Gives the former holders that were
-        killed; those still in the list in the end are given to the next one too.
-        """
-        with explained(f"cannot write to the store {self.root}"):
-            self.root.mkdir(parents=True, exist_ok=True)
-            stream = (self.root / "driver.lock").open("a+")
-        with stream:
-            if not _locked(stream, block=False):
-                stream.seek(0)
-                holder = str(_holder(stream.read()))
-                if not wait:
-                    raise StoreError(f"the store {self.root} is in use by {holder}; wait for it with --wait")
-                if waiting is not None:
-                    waiting(holder)
-                _locked(stream, block=True)
-            stream.seek(0)
-            former = _killed(stream.read())
-            _rewrite(stream, [*former, Holder(os.getpid(), socket.gethostname(), time.time(), command)])
-            try:
-                yield former
-            finally:
-                _rewrite(stream, former)
+    def lock(
+        self, command: str, *, wait: bool = False, waiting: Callable[[str], None] = lambda holder: None
+    ) -> contextlib.AbstractContextManager[list[Holder]]:
+        """Hold the store as its one driver (contract C7); see `driver_lock.hold`."""
+        return driver_lock.hold(self.root / LOCK, command, wait=wait, waiting=waiting)
 
     def was_cut(self) -> bool:
         """Say whether the last driver of the store was killed, and nobody holds it now."""
-        try:
-            with (self.root / "driver.lock").open("r+") as stream:
-                return _locked(stream, block=False) and bool(_killed(stream.read()))
-        except FileNotFoundError:
-            return False
+        return driver_lock.was_cut(self.root / LOCK)
 
     def holder(self) -> str | None:
         """Return who holds the store ("pid 12 on node1, since ...: sweep rank_study"), or None."""
-        try:
-            with (self.root / "driver.lock").open("r+") as stream:
-                return None if _locked(stream, block=False) else str(_holder(stream.read()))
-        except FileNotFoundError:
-            return None
+        return driver_lock.holder(self.root / LOCK)
 
 
 def checked(run_id: str) -> str:
@@ -357,17 +308,6 @@ def described(folder: Path) -> dict[str, File]:
     }
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a text file so that a reader sees the old or the new one, whole; `durable` survives a power cut."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w") as stream:
-        stream.write(text)
-        if durable:
-            stream.flush()
-            os.fsync(stream.fileno())
-    beside.replace(path)
-
-
 def write_history(path: Path, record: Record) -> None:
     """Write the step history as CSV; nothing if there is none."""
     if not record.history:
@@ -376,46 +316,6 @@ def write_history(path: Path, record: Record) -> None:
         writer = csv.writer(stream)
         writer.writerow(record.history)
         writer.writerows(zip(*record.history.values(), strict=True))
-
-
-def sync_tree(folder: Path) -> None:
-    """Flush every file below `folder` to disk, so that a rename never shows a name without its bytes."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-    sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's own entries to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def is_full(error: BaseException) -> bool:
-    """Say whether this came of a full disk or quota; libraries of their own kind say so in words only."""
-    return getattr(error, "errno", None) in FULL or any(words in str(error) for words in FULL_WORDS)
-
-
-def no_space(where: Path) -> StoreError:
-    """Return the mistake that a full disk is."""
-    return StoreError(
-        f"no space is left for the store {where}: make some, and give the same command again; nothing is lost"
-    )
-
-
-@contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn an OSError into a one-line StoreError that begins with `what`."""
-    try:
-        yield
-    except OSError as error:
-        way_out = "make some, and try again" if is_full(error) else "choose another with --store DIR"
-        raise StoreError(f"{what}: {error.strerror or error}; {way_out}") from None
 
 
 def columns(rows: Iterable[Mapping[str, float]]) -> dict[str, list[float | None]]:
@@ -456,30 +356,3 @@ def _step(checkpoint: Path) -> int:
 
 def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name)] if folder.is_dir() else []
-
-
-def _locked(stream: Any, *, block: bool) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | (0 if block else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _holder(text: str) -> Holder | str:
-    return next(reversed(_killed(text)), "another process")
-
-
-def _killed(text: str) -> list[Holder]:
-    """Return who is named in a lock file, the last holder last: if nobody holds it now, they were killed."""
-    try:
-        return [Holder(**about) for about in json.loads(text)]
-    except (ValueError, TypeError):
-        return []
-
-
-def _rewrite(stream: Any, holders: Iterable[Holder]) -> None:
-    stream.truncate(0)
-    text = json.dumps([vars(holder) for holder in holders])
-    stream.write(text if text != "[]" else "")
-    stream.flush()

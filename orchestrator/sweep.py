@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from cluster import leftovers
 from cluster.base import Backend, Outcome
 from orchestrator.decisions import Action, Decision, changed_sources, decide
+from orchestrator.durable import is_full, no_space
 from orchestrator.errors import UserError
 from orchestrator.estimate import available_cpus, refuse_full_disk, with_costs
 from orchestrator.memory import disk, fit
 from orchestrator.plan import Plan, Run
 from orchestrator.progress import Reporter, duration
 from orchestrator.signals import STOPPED_BY, listening
-from orchestrator.store import Store, is_full, no_space
+from orchestrator.store import Store
 from trainables.base import InputError, Progress
 
 if TYPE_CHECKING:

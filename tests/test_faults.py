@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("number", "code", "workers"),
-    [(signal.SIGTERM, 143, 1), (signal.SIGUSR1, 138, 1), (signal.SIGUSR1, 138, 2)],
+    [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 1), (signal.SIGUSR1, 138, 1), (signal.SIGUSR1, 138, 2)],
 )
 def test_a_signal_leaves_a_checkpoint_and_the_next_command_goes_on_from_it(
     tmp_path, undisturbed, number, code, workers
@@ -154,7 +155,7 @@ def test_a_killed_raylet_ends_the_sweep_in_a_line_and_what_a_killed_driver_leave
             time.sleep(0.1)
         if victim == "raylet":
             assert "(raylet) is gone" in said(store).splitlines()[-1]
-    left = [path for pid in commands for path in Path("/tmp/ray").glob(f"session_*_{pid}")]
+    left = [path for pid in commands for path in Path(tempfile.gettempdir(), "ray").glob(f"session_*_{pid}")]
     assert [path.name.rpartition("_")[2] for path in left] == [str(commands[1])]
     assert sweep(store) == 0
     assert is_as_undisturbed(store, undisturbed)

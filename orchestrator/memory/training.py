@@ -9,10 +9,10 @@ precision (`trainables.training`). A student's frozen linear layers are cast onc
     2            4P                     4T/N twice, two buckets    12T/N
     3            4P/N, and gathered     4T/N twice, two buckets    12T/N
 
-Gathered is what stage 3 has whole at a time: LIVE elements and the largest weight (`zero_engine`). With `offload`, the
-optimiser and fp32 gradients are in the machine's memory: 20T/N in stage 3, 16T/N in stages 1 and 2. Sources: DeepSpeed
-0.19's stage_1_and_2.py and stage3.py (which means to share fp32 weights with their masters, and compares a device with
-a string, so that it never does); Rajbhandari et al. (arXiv 1910.02054) for the idea.
+Gathered is what stage 3 has whole at a time: LIVE elements and the largest weight (`trainables.training.buckets`). With
+`offload`, the optimiser and fp32 gradients are in the machine's memory: 20T/N in stage 3, 16T/N in stages 1 and 2.
+Sources: DeepSpeed 0.19's stage_1_and_2.py and stage3.py (which means to share fp32 weights with their masters, and
+compares a device with a string, so that it never does); Rajbhandari et al. (arXiv 1910.02054) for the idea.
 
 Autocast keeps a 2-byte copy of each weight that it has cast until the pass is over; DeepSpeed's runs without that
 cache, where autograd keeps the copies all the same. With gradient checkpointing they are one block's at a time on the
@@ -28,10 +28,8 @@ from orchestrator.memory.need import Parts, Phase
 from orchestrator.memory.passes import Passes, Text
 from trainables.base import Place
 from trainables.base_models.shape import Shape
+from trainables.training.buckets import LIVE, REPLICA_BUCKET, ZERO_BUCKET
 
-BUCKET, LIVE = 4 * 2**25, 4 * 2**28
-"""Bytes of ZeRO's buckets, and of what stage 3 keeps gathered (`trainables.training.zero_engine`)."""
-REPLICA_BUCKET = 4 * 2**24
 HEAP = 0.4
 """Share that glibc's heap keeps on a CPU of what was freed: weights that stage 3 has cut to pieces, gradients.
 
@@ -110,7 +108,7 @@ class Training:
 
     def gathered(self) -> float:
         """Return the bytes of weights that stage 3 has whole beside its own pieces."""
-        return min(self.weights, LIVE + 4 * self.trained.shape.embeddings)
+        return min(self.weights, 4 * LIVE + 4 * self.trained.shape.embeddings)
 
     def offloaded(self) -> Parts:
         """Return what offloading keeps in the machine's memory: masters, moments and gradients."""
@@ -124,14 +122,14 @@ class Training:
         stage, trained, workers = self.place.zero_stage, self.trained.elements, self.place.workers
         if stage in (0, 1):
             return 4 * trained
-        return 2 * BUCKET if self.place.offload else 4 * trained / workers + 2 * BUCKET
+        return 8 * ZERO_BUCKET if self.place.offload else 4 * trained / workers + 8 * ZERO_BUCKET
 
     def whole_gradients(self) -> float:
         """Return what the end of the way back and the update take: the largest gradient again, sums and copies."""
         stage, trained, workers = self.place.zero_stage, self.trained.elements, self.place.workers
         largest = 4 * self.trained.shape.embeddings if self.trained.has_embeddings else 0
         if stage == 0:
-            return largest if workers == 1 else max(2 * largest, 2 * REPLICA_BUCKET)
+            return largest if workers == 1 else max(2 * largest, 8 * REPLICA_BUCKET)
         return largest + (0.0 if self.place.offload else 4 * trained / workers)
 
     def activations(self) -> float:

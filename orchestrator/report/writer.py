@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from orchestrator.durable import write_atomically
 from orchestrator.freshness import record_states
 from orchestrator.plan import Plan
 from orchestrator.report import figures, formatting, tables
@@ -17,7 +18,7 @@ from orchestrator.report.family import Family
 from orchestrator.report.links import write_links
 from orchestrator.report.summary import Summary
 from orchestrator.results import tidy, write_csv
-from orchestrator.store import Record, Store, write_atomically
+from orchestrator.store import Record, Store
 
 TEMPLATES = Path(__file__).parent / "templates"
 

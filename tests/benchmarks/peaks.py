@@ -11,16 +11,15 @@ import gc
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.share import free_port
+from tests.anonymous_memory import rss_anon, sampled
 from trainables.base import Member, Place
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +46,7 @@ def measure(case: Case, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     dataset(folder / "dataset", case)
     code = "import sys; from tests.benchmarks.peaks import work; work(sys.argv[1])"
-    size, port = case.typed_place().workers, _free_port()
+    size, port = case.typed_place().workers, free_port("127.0.0.1")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     orders = [json.dumps({**vars(case), "folder": str(folder), "rank": rank, "port": port}) for rank in range(size)]
     commands = [[sys.executable, "-c", code, order] for order in orders]
@@ -105,37 +104,6 @@ def dataset(folder: Path, case: Case) -> None:
     for split in ("train", "validation", "test"):
         save_examples(folder, split, made, [{"id": str(index)} for index in range(case.items)])
     (folder / "dataset.json").write_text(json.dumps({"pad_id": 0}))
-
-
-@contextmanager
-def sampled() -> Iterator[list[int]]:
-    """Keep the largest RssAnon seen meanwhile as the list's only element."""
-    peak, ended = [0], threading.Event()
-
-    def sample() -> None:
-        while not ended.wait(0.002):
-            peak[0] = max(peak[0], rss_anon())
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        thread.join()
-
-
-def rss_anon() -> int:
-    """Return the bytes of this process' anonymous pages in memory."""
-    with Path("/proc/self/status").open() as stream:
-        line = next(line for line in stream if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def predicted(case: Case) -> float:

@@ -24,16 +24,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.anonymous_memory import rss_anon
+
 MATRICES = 6
 RANK = 64
 MIB = 2**20
-
-
-def rss_anon() -> int:
-    """Return the bytes of this process' anonymous pages in memory."""
-    with Path("/proc/self/status").open() as stream:
-        line = next(line for line in stream if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
 
 
 class Sampler:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cluster.leftovers import clear
-from orchestrator.store import Holder, Store
+from orchestrator.driver_lock import Holder
+from orchestrator.store import Store
 
 HERE = socket.gethostname()
 DEAD = 2**22 + 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.compare import table
 from tests.hosts import lan as machines
 from tests.hosts.lan import Host, Lan
 
@@ -43,15 +43,6 @@ def sweep(lan: Lan, store: Path, *more: str, while_it_runs: Callable[[Callable[[
         assert process.wait(timeout=500) == 0, log.read_text()[-3000:]
     finally:
         process.kill()
-
-
-def table(store: Path) -> list[dict[str, str]]:
-    """Return results.csv without the columns of time, place and memory."""
-    from orchestrator.results import VOLATILE_COLUMNS
-
-    with (store / "reports" / "smoke" / "results.csv").open() as stream:
-        rows = csv.DictReader(stream)
-        return [{name: value for name, value in row.items() if name not in VOLATILE_COLUMNS} for row in rows]
 
 
 def records(store: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from cluster.share import free_port
 from tests.trainables.driver import Driven, execute
 from trainables.base import Member, Place
 from trainables.training.memory import asks_for_restart, find_word
@@ -88,7 +88,7 @@ def work(job: Job) -> list[Worked]:
 
 
 def _start(job: Job) -> list[Worked]:
-    context, port = _server(), _free_port()
+    context, port = _server(), free_port("127.0.0.1")
     size = job.place.workers
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     processes = [
@@ -171,9 +171,3 @@ def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from trainables.training.buckets import REPLICA_BUCKET
 from trainables.training.engine import ProcessEngine
-
-BUCKET = 2**24
-"""Elements summed in one message: 64 MiB in fp32."""
 
 
 class ReplicaEngine(ProcessEngine):
@@ -23,7 +21,7 @@ class ReplicaEngine(ProcessEngine):
     def step(self) -> float:
         """Sum the gradients over the workers, then clip and update as one process does."""
         gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
-        for bucket in buckets(gradients, BUCKET):
+        for bucket in buckets(gradients, REPLICA_BUCKET):
             together = self.workers.sum(torch.cat([gradient.reshape(-1) for gradient in bucket]))
             parts = torch.split(together, [gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):

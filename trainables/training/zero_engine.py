@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from trainables.base import Place
 from trainables.base_models.libraries import quieten
 from trainables.training.batches import Batch
+from trainables.training.buckets import LIVE, ZERO_BUCKET
 from trainables.training.config import Precision, TrainingConfig
 from trainables.training.engine import MOMENTS, OPTIMIZER, STATE, Compute, adamw, load_schedule, make_scheduler
 from trainables.training.loss_scale import LossScale
@@ -32,10 +33,6 @@ from trainables.training.shards import WEIGHTS, Shards, save_shard
 from trainables.training.workers import Workers
 from trainables.training.zero_layout import flat_tensors, fragments, refresh_weights
 
-BUCKET = 2**25
-"""Elements gathered or reduced in one message: 128 MiB in fp32. DeepSpeed's default takes 2 GiB of every GPU."""
-LIVE = 2**28
-"""Elements of gathered weights that stage 3 may keep for the way back: 1 GiB in fp32. DeepSpeed's default is 4 GiB."""
 OPTIMIZERS = {1: "DeepSpeedZeroOptimizer", 2: "DeepSpeedZeroOptimizer", 3: "DeepSpeedZeroOptimizer_Stage3"}
 
 
@@ -229,9 +226,9 @@ def deepspeed_settings(place: Place, config: TrainingConfig, *, hidden_size: int
     """Return DeepSpeed's settings: ours leave it nothing to decide about batches, precision and optimiser."""
     zero: dict[str, Any] = {
         "stage": place.zero_stage,
-        "reduce_bucket_size": BUCKET,
-        "allgather_bucket_size": BUCKET,
-        "stage3_prefetch_bucket_size": min(BUCKET, LIVE),
+        "reduce_bucket_size": ZERO_BUCKET,
+        "allgather_bucket_size": ZERO_BUCKET,
+        "stage3_prefetch_bucket_size": min(ZERO_BUCKET, LIVE),
         "stage3_max_live_parameters": LIVE,
         "stage3_max_reuse_distance": LIVE,
         "stage3_param_persistence_threshold": 10 * hidden_size,  # norms and biases, as transformers sets it

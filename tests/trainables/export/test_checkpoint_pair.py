@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tests.anonymous_memory import rss_anon, sampled
 from tests.trainables.architectures import ARCHITECTURES, architecture
 from trainables.base import InputError
 from trainables.checkpoint_files import INDEX
@@ -364,27 +365,12 @@ def test_a_change_costs_one_copy_of_its_matrix_and_norms_cost_none(tmp_path: Pat
 
 @contextlib.contextmanager
 def peak_mib() -> Iterator[list[float]]:
-    """Sample the process's own memory (RssAnon) while a block runs; the list holds the most it grew, in MiB."""
+    """Sample the process' own memory while a block runs; the list holds the most it grew, in MiB."""
     ctypes.CDLL(None).malloc_trim(0)  # else what earlier tests have freed would be taken first, and nothing would grow
-    grown, end, first = [0.0], threading.Event(), anonymous_mib()
-
-    def sample() -> None:
-        while not end.wait(0.001):
-            grown[0] = max(grown[0], anonymous_mib() - first)
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
+    grown, first = [0.0], rss_anon()
+    with sampled(every_s=0.001) as peak:
         yield grown
-    finally:
-        end.set()
-        sampler.join()
-
-
-def anonymous_mib() -> float:
-    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) / 1024
+    grown[0] = (peak[0] - first) / 2**20
 
 
 def test_changes_of_several_threads_are_those_of_one(tmp_path: Path) -> None:
