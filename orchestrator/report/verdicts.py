@@ -133,9 +133,8 @@ def _until_when(evidence: Evidence) -> str:
 def _early(evidence: Evidence) -> str:
     if not evidence.looks or evidence.level is None:
         return ""
-    return (
-        f" Level of this look {formatting.p_value(evidence.level)}, {evidence.alpha:g} shared by {len(evidence.looks)}."
-    )
+    level = formatting.p_value(evidence.level)
+    return f" Level of this look {level}; {evidence.alpha:g} is shared by {len(evidence.looks)} looks."
 
 
 def _margin(word: Verdict, evidence: Evidence) -> str:
