@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +17,8 @@ from numpy.typing import ArrayLike
 from orchestrator.design import Method
 from orchestrator.statistics.estimates import Floats
 from orchestrator.statistics.sign_flip import DRAWS, SLACK, flipped_sums, sign_flip
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Adjusted:
     reason: str
 
 
-def adjust(family: Sequence[Mapping[Hashable, float]], *, draws: int = DRAWS, seed: int = 0) -> Adjusted:
+def adjust(family: Sequence[Mapping[K, float]], *, draws: int = DRAWS, seed: int = 0) -> Adjusted:
     """Return the adjusted two-sided p of every comparison, each given as its paired differences by replicate.
 
     Westfall-Young where all comparisons have the same replicates, else Holm. A comparison without any difference

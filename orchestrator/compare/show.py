@@ -1,0 +1,169 @@
+"""The answer of `compare`: a table for people, 80 columns wide or less, and one JSON object for programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.compare.judge import Answer, Result, Side, Steps
+from orchestrator.report import formatting
+from orchestrator.report.summary import Number
+
+COLOURS = {"supported": "green", "contradicted": "red", "equivalent": "cyan", "interim": "yellow"}
+
+
+def show(answer: Answer, console: Console) -> None:
+    """Print title, table, legend, one sentence a comparison, and the notes."""
+    request = answer.request
+    better = "higher" if request.is_higher_better else "lower"
+    console.print(Text(f"{request.outcome} by {request.arm}, against {request.baseline} ({better} is better)", "bold"))
+    console.print(_table(answer))
+    console.print(Text(_legend(answer), style="dim"))
+    for result in answer.results:
+        console.print()
+        sentence = Text(result.sentence)
+        sentence.highlight_words([result.verdict], f"bold {COLOURS.get(result.verdict, '')}".strip())
+        console.print(sentence)
+    if answer.notes:
+        console.print()
+    for note in answer.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """Return the answer for a program; infinite ends and undefined numbers are null."""
+    request = answer.request
+    return {
+        "table": request.table,
+        "outcome": request.outcome,
+        "metric": request.metric,
+        "arm": request.arm,
+        "baseline": request.baseline,
+        "pair": list(request.pair),
+        "higher_is_better": request.is_higher_better,
+        "alpha": request.alpha,
+        "margin": request.margin,
+        "looks": [{"n": look.n, "level": look.level} for look in answer.looks],
+        "family": {"size": len(answer.results), "method": answer.method, "reason": answer.reason},
+        "comparisons": [_result(result) for result in answer.results],
+        "notes": list(answer.notes),
+    }
+
+
+def _table(answer: Answer) -> Table:
+    request = answer.request
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for name in (*request.by, request.arm):
+        drawn.add_column(name, overflow="fold")
+    drawn.add_column("n", justify="right", no_wrap=True)
+    if request.target is not None:
+        drawn.add_column("steps", justify="right", overflow="fold")
+        drawn.add_column(f"{request.baseline}'s", justify="right", overflow="fold")
+    for title in ("difference [95 %]", "p", "adj. p", "d_z"):
+        drawn.add_column(title, justify="right", no_wrap=title != "difference [95 %]")
+    drawn.add_column("verdict", overflow="fold")
+    for result in answer.results:
+        drawn.add_row(*_row(answer, result))
+    return drawn
+
+
+def _row(answer: Answer, result: Result) -> Iterator[str]:
+    yield from (str(value) for value in result.group.values())
+    yield result.arm
+    yield str(result.n)
+    if answer.request.target is not None:
+        assert result.steps is not None
+        yield _reached(result.steps.arm, result.steps)
+        yield _reached(result.steps.baseline, result.steps)
+    yield formatting.with_bounds(_number(result), signed=True) if result.n else formatting.NOTHING
+    yield formatting.p_value(result.p)
+    yield formatting.p_value(result.p_adjusted)
+    yield formatting.NOTHING if result.paired.d_z is None else f"{result.paired.d_z:.2f}".replace("-", formatting.MINUS)
+    yield result.verdict
+
+
+def _reached(side: Side, steps: Steps) -> str:
+    """Return the median, "> 40" where it is censored, and how many runs got there if not all did."""
+    median = f"> {steps.horizon:g}" if side.median is None else f"{side.median:g}"
+    return median if side.reached == side.n else f"{median} ({side.reached}/{side.n})"
+
+
+def _legend(answer: Answer) -> str:
+    methods = sorted({r.paired.estimate.interval.method for r in answer.results if r.paired.estimate.interval})
+    how = f"interval of each comparison alone: {', '.join(methods)}; " if methods else ""
+    exact = "exact" if all(result.paired.is_exact for result in answer.results) else "Monte Carlo"
+    adjusted = {"none": "", "holm": "Holm: ", "westfall-young": "Westfall-Young: "}[answer.method]
+    steps = (
+        "; steps: Kaplan-Meier median; the difference is of means up to the horizon" if answer.request.target else ""
+    )
+    return f"n replicates; {how}p: sign flips, {exact}, two-sided; adjusted p: {adjusted}{answer.reason}{steps}"
+
+
+def _result(result: Result) -> dict[str, Any]:
+    interval, estimate = result.paired.estimate.interval, result.paired.estimate
+    found: dict[str, Any] = {
+        "group": result.group,
+        "arm": result.arm,
+        "n": result.n,
+        "pairs": result.pairs,
+        "mean_difference": _finite(estimate.mean),
+        "interval": [_finite(interval.low), _finite(interval.high)] if interval else None,
+        "interval_level": interval.level if interval else None,
+        "interval_method": interval.method if interval else None,
+        "p_exact": result.p,
+        "is_exact": result.paired.is_exact,
+        "p_adjusted": result.p_adjusted,
+        "p_equivalent": result.p_equivalent,
+        "d_z": result.paired.d_z,
+        "verdict": result.verdict,
+        "sentence": result.sentence,
+    }
+    if result.steps is not None:
+        found["steps_to_target"] = _steps(result.steps)
+    return found
+
+
+def _steps(steps: Steps) -> dict[str, Any]:
+    return {
+        "horizon": steps.horizon,
+        "arm": _side(steps.arm, steps.horizon),
+        "baseline": _side(steps.baseline, steps.horizon),
+        "mean_difference_bounds": list(steps.bounds) if steps.bounds else None,
+    }
+
+
+def _side(side: Side, horizon: float) -> dict[str, Any]:
+    runs = [
+        {
+            "pair": list(key),
+            "first_hit": hit.by if hit.by is not None and hit.by <= horizon else None,
+            "after": hit.after if hit.by is not None and hit.by <= horizon else None,
+            "censored_at": None if hit.by is not None and hit.by <= horizon else horizon,
+            "is_diverged": hit.is_diverged,
+        }
+        for key, hits in side.hits.items()
+        for hit in hits
+    ]
+    return {
+        "reached": side.reached,
+        "n": side.n,
+        "median": side.median,
+        "restricted_mean": _finite(side.restricted_mean),
+        "runs": runs,
+    }
+
+
+def _number(result: Result) -> Number:
+    estimate = result.paired.estimate
+    low, high = (estimate.interval.low, estimate.interval.high) if estimate.interval else (None, None)
+    return Number(mean=estimate.mean, n=estimate.n, low=low, high=high)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
