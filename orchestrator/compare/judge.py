@@ -311,6 +311,10 @@ def _design_notes(request: Request, pairings: Sequence[Pairing], design: Method)
             f"{most} value{'' if most == 1 else 's'} of {counted}: {need} are needed before any data could give "
             f"an adjusted p of {request.alpha:g} or less"
         )
+    near = needed_replicates(len(pairings), request.alpha)
+    if request.margin is not None and need <= most < near:
+        size = len(pairings)
+        yield f"{near} values of {counted} are needed before any data could show one of {size} to be equivalent (Holm)"
     if request.replicate:
         yield from (pairing.found.note for pairing in pairings[:1])
     suspects = [name for name in request.pair if any(word in name.lower() for word in ("teacher", "split", "fold"))]
