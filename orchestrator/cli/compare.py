@@ -29,6 +29,7 @@ what it does
   family     arms x values of --by. Where all share their replicates: Westfall-Young, which needs six for any number
              of comparisons; else Holm: seven for two or three, eight for four to six.
   --margin   the smallest difference that matters, fixed before you looked: "equivalent" if the interval lies within it
+             (several comparisons: their p are adjusted by Holm)
   --looks    you test while data still come in: numbers of replicates fixed beforehand that share alpha, such as 6,9,12
   verdicts   supported, contradicted (the arm is better, worse), equivalent, inconclusive, interim, under-powered by
              design (no data of that many pairs could have been significant)
@@ -59,6 +60,14 @@ def add(verbs: Any) -> None:
     what.add_argument("--higher-is-better", action="store_true", help="of the metric")
     what.add_argument("--by", metavar="A,B", type=_names, default=(), help="columns that split the family: rank")
     what.add_argument(
+        "--where",
+        metavar="COLUMN=VALUE",
+        type=_condition,
+        action="append",
+        default=[],
+        help="only rows that have this, such as stage=student (repeatable)",
+    )
+    what.add_argument(
         "--replicate",
         metavar="A,B",
         type=_names,
@@ -83,7 +92,8 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.compare.show import as_json, show
 
     names = [name for name in Request.__dataclass_fields__ if hasattr(options, name)]
-    answer = compare(Request(**{name: getattr(options, name) for name in names}))
+    given = {name: getattr(options, name) for name in names}
+    answer = compare(Request(**given | {"where": tuple(options.where)}))
     if options.json:
         print_json(as_json(answer))
     else:
@@ -96,6 +106,13 @@ def _names(text: str) -> tuple[str, ...]:
     if not all(names) or len(set(names)) < len(names):
         raise argparse.ArgumentTypeError(f"{text!r}: give different column names, such as teacher_seed,seed")
     return names
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: write it as COLUMN=VALUE, such as stage=student")
+    return name, value
 
 
 def _sizes(text: str) -> tuple[int, ...]:

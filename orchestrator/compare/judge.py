@@ -64,6 +64,10 @@ class Pairing:
     waiting: int
     steps: Steps | None
 
+    def is_due(self, looks: Sequence[int]) -> bool:
+        """Say whether it may be tested now: all planned pairs are there, or as many as a declared look has."""
+        return len(self.found.differences) in looks if looks and self.waiting else not self.waiting
+
 
 @dataclass(frozen=True)
 class Result:
@@ -97,9 +101,13 @@ class Answer:
 def judge(request: Request, gathered: Gathered) -> Answer:
     """Return every arm against the baseline in every group."""
     notes = list(gathered.notes)
-    pairings = [_pair(request, gathered, group, arm, notes) for group in gathered.groups for arm in gathered.arms[1:]]
-    adjusted = adjust([pairing.found.differences for pairing in pairings])
+    asked = [(group, arm) for group in gathered.groups for arm in gathered.arms[1:]]
+    pairings = [_pair(request, gathered, *key, notes) for key in asked if key in gathered.cells]
+    absent = [key for key in asked if key not in gathered.cells]
+    notes += [f"{arm} {_name(request.by, group)}: no such runs" for group, arm in absent]
     design, _ = method_for([pairing.planned for pairing in pairings])
+    # What still waits is not tested, and counts with p = 1: the others' adjusted p can then only fall when it comes.
+    adjusted = adjust([pairing.found.differences if pairing.is_due(request.looks) else {} for pairing in pairings])
     sharing: Method = "holm" if adjusted.method == "holm" else design
     looks = share_alpha(request.looks, request.alpha, method=sharing) if request.looks else ()
     tests = [sign_flip(list(pairing.found.differences.values())) for pairing in pairings]
@@ -233,15 +241,15 @@ def _restricted(run: Outcome, horizon: float, *, earliest: bool = False) -> floa
 
 def _left_out(request: Request, arm: str, sides: Sequence[Cell], everything: Replicates) -> Iterator[str]:
     """Yield, in words, which pairs do not count and why."""
-    group = "".join(f" {name} {value}" for name, value in zip(request.by, sides[0].group, strict=True))
+    group = f" {_name(request.by, sides[0].group)}" if request.by else ""
     for side in sides:
         other = request.baseline if side.arm == arm else arm
-        alone = [_name(request, key) for key in everything.unpaired if key in side.outcomes]
+        alone = [_name(request.key_names, key) for key in everything.unpaired if key in side.outcomes]
         if alone:
             yield f"{side.arm}{group}: {other} has no run with {_some(alone)}; left out"
         fates = {key: _fate(runs) for key, runs in side.outcomes.items()}
         for fate in sorted(set(fates.values()) - {""}):
-            bad = _some([_name(request, key) for key, found in fates.items() if found == fate])
+            bad = _some([_name(request.key_names, key) for key, found in fates.items() if found == fate])
             yield f"{side.arm}{group}: {fate} at {bad}; pairs left out, which favours an arm whose runs end badly"
 
 
@@ -254,8 +262,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _name(request: Request, key: Key) -> str:
-    return " ".join(f"{name} {value}" for name, value in zip(request.key_names, key, strict=False) if value is not None)
+def _name(names: Sequence[str], key: Key) -> str:
+    return " ".join(f"{name} {value}" for name, value in zip(names, key, strict=False) if value is not None)
 
 
 # -- steps to target --------------------------------------------------------------------------------------

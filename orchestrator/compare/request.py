@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from orchestrator.errors import UserError
+
+STEPS = ("step", "global_step", "training_step", "iteration", "training_iteration", "iter", "epoch")
+"""Columns by which rows are taken for a curve's, where no --step says so."""
+RUNS = ("run_id", "run")
+"""Columns that tell runs apart, where no --run says so."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,7 @@ class Request:
                 the independent replicates (a teacher's seed): pairs within one are averaged
     by          columns that split the family, such as the rank
     run         column that tells runs of one arm and pair apart, where a curve has several
+    where       rows are taken that have these (column, value)
     step        column of the training step, where a run has several rows; `target`: compare the step of the first hit
     margin      the smallest difference that matters
     looks       declared numbers of replicates, the last the largest; none is one look at all there is
@@ -31,6 +38,7 @@ class Request:
     by: tuple[str, ...] = ()
     replicate: tuple[str, ...] = ()
     run: str | None = None
+    where: tuple[tuple[str, str], ...] = ()
     step: str | None = None
     target: float | None = None
     margin: float | None = None
@@ -63,6 +71,12 @@ class Request:
                 if name in taken:
                     raise UserError(f"{option} {name}: the column is already given as {taken[name]}")
                 taken[name] = option
+
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """The columns that this request may look at."""
+        named = {self.arm, self.metric, *self.pair, *self.by, *(name for name, _ in self.where)}
+        return frozenset(named | {name for name in (self.step, self.run) if name} | {"status", *STEPS, *RUNS})
 
     @property
     def key_names(self) -> tuple[str, ...]:

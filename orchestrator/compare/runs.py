@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from orchestrator.compare.request import Request
-from orchestrator.compare.sources import Plain, Row, Rows
+from orchestrator.compare.request import RUNS, STEPS, Request
+from orchestrator.compare.sources import Plain, Row, Rows, plain
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.statistics import Hit, first_hit
 from orchestrator.statistics.replicates import Key
@@ -21,10 +21,6 @@ from orchestrator.statistics.replicates import Key
 Group: TypeAlias = tuple[Plain, ...]
 """The values of the columns that split the family."""
 
-STEPS = ("step", "global_step", "training_step", "iteration", "training_iteration", "iter", "epoch")
-"""Columns by which rows are taken for a curve's, where no --step says so."""
-RUNS = ("run_id", "run")
-"""Columns that tell runs apart, where no --run says so."""
 WAITING = frozenset({"pending", "running", "scheduled", "queued"})
 ENDED_BADLY = frozenset({"diverged", "failed", "oom", "killed", "pruned", "skipped", "crashed"})
 
@@ -84,7 +80,7 @@ def text(value: Plain) -> str:
 
 def _check_columns(request: Request, rows: Rows) -> None:
     wanted = [("--arm", request.arm), *(("--pair", name) for name in request.pair), ("--metric", request.metric)]
-    wanted += [("--by", name) for name in request.by]
+    wanted += [("--by", name) for name in request.by] + [("--where", name) for name, _ in request.where]
     wanted += [(option, name) for option, name in (("--step", request.step), ("--run", request.run)) if name]
     for option, name in wanted:
         if name not in rows.columns:
@@ -93,19 +89,32 @@ def _check_columns(request: Request, rows: Rows) -> None:
 
 def _labelled(request: Request, rows: Rows, notes: list[str]) -> list[Row]:
     """Return the rows that say which arm, group and pair they are; an arm may lack a part of the pair throughout."""
-    known = [row for row in rows.rows if {request.arm, *request.by} <= _given(row)]
-    has = {(text(row.cells[request.arm]), part) for row in known for part in request.pair if part in _given(row)}
+    wanted = (request.arm, *request.by, *([request.step] if request.step else []))
+    chosen = _selected(request, rows)
+    known = [row for row in chosen if _gives(row, wanted)]
+    has = {(text(row.cells[request.arm]), part) for row in known for part in request.pair if _gives(row, (part,))}
 
     def is_paired(row: Row) -> bool:
         parts = [name for name in request.pair if (text(row.cells[request.arm]), name) in has]
-        return bool(parts) and _given(row).issuperset(parts)
+        return bool(parts) and _gives(row, parts)
 
     kept = [row for row in known if is_paired(row)]
-    lost = len(rows.rows) - len(kept)
+    lost = len(chosen) - len(kept)
     if lost:
-        names = ", ".join((request.arm, *request.by, *request.pair))
+        names = ", ".join((*wanted, *request.pair))
         notes.append(f"{_count(lost, 'row')} left out: {names} not all given")
     return kept
+
+
+def _selected(request: Request, rows: Rows) -> list[Row]:
+    """Return the rows that have the values of every --where."""
+    found = list(rows.rows)
+    for name, value in request.where:
+        values = {text(row.cells.get(name)) for row in found}
+        found = [row for row in found if text(row.cells.get(name)) == text(plain(value))]
+        if not found:
+            raise UnknownName(f"--where {name}={value}: no row has that", values, value, "Values")
+    return found
 
 
 def _arms(request: Request, rows: Rows, known: Sequence[Row]) -> tuple[str, ...]:
@@ -143,12 +152,16 @@ class _Maker:
         self.ends: set[float] = set()
 
     def outcomes(self, rows: Sequence[Row], name: str) -> list[Outcome]:
-        """Return the outcome of each run among the rows of one arm, group and pair."""
+        """Return the outcome of each run among the rows of one arm, group and pair.
+
+        Rows of a curve without the metric (steps that were not evaluated) are passed over where others have it.
+        """
         if self.request.step is None:
             self._check_is_no_curve(rows)
             found = [self._plain(row) for row in rows]
         else:
-            found = [self._curve(points, name) for points in self._split(rows, name)]
+            evaluated = [row for row in rows if _gives(row, (self.request.metric,))]
+            found = [self._curve(points) for points in self._split(evaluated or rows, name)]
         if len(found) > 1:
             self._decide("repeats of one pair averaged, and counted once", name)
         if any(outcome.hit is not None and outcome.hit.left_again for outcome in found):
@@ -184,7 +197,7 @@ class _Maker:
             return Outcome(None, "missing")
         return Outcome(value) if math.isfinite(value) else Outcome(None, "diverged")
 
-    def _curve(self, points: Sequence[tuple[float, Row]], name: str) -> Outcome:
+    def _curve(self, points: Sequence[tuple[float, Row]]) -> Outcome:
         """Return a run's last value and hit; its points are in the order of their steps, one each."""
         fate = _status(points[-1][1])
         steps = [step for step, _ in points]
@@ -259,9 +272,9 @@ def _number(request: Request, row: Row) -> float | None:
     return float(value)
 
 
-def _given(row: Row) -> set[str]:
-    """Return the columns that the row has a value for."""
-    return {name for name, value in row.cells.items() if value is not None}
+def _gives(row: Row, names: Iterable[str]) -> bool:
+    """Say whether the row has a value in all of these columns."""
+    return all(row.cells.get(name) is not None for name in names)
 
 
 def _values(row: Row, names: Iterable[str]) -> Group:

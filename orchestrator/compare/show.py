@@ -65,8 +65,8 @@ def _table(answer: Answer) -> Table:
     if request.target is not None:
         drawn.add_column("steps", justify="right", overflow="fold")
         drawn.add_column(f"{request.baseline}'s", justify="right", overflow="fold")
-    for title in ("difference [95 %]", "p", "adj. p", "d_z"):
-        drawn.add_column(title, justify="right", no_wrap=title != "difference [95 %]")
+    for title in ("difference", "p", "adj. p", "d_z"):
+        drawn.add_column(title, justify="right", no_wrap=True)
     drawn.add_column("verdict", overflow="fold")
     for result in answer.results:
         drawn.add_row(*_row(answer, result))
@@ -96,7 +96,7 @@ def _reached(side: Side, steps: Steps) -> str:
 
 def _legend(answer: Answer) -> str:
     methods = sorted({r.paired.estimate.interval.method for r in answer.results if r.paired.estimate.interval})
-    how = f"interval of each comparison alone: {', '.join(methods)}; " if methods else ""
+    how = f"95 % interval of each comparison alone: {', '.join(methods)}; " if methods else ""
     exact = "exact" if all(result.paired.is_exact for result in answer.results) else "Monte Carlo"
     adjusted = {"none": "", "holm": "Holm: ", "westfall-young": "Westfall-Young: "}[answer.method]
     steps = (

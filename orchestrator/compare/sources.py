@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -60,7 +60,10 @@ def read(request: Request) -> Rows:
         raise UserError(f"{request.table}: not UTF-8 text; save it as a CSV or JSON lines file") from None
     kind = path.suffix.lower()
     readers = {".json": _json, ".jsonl": _json_lines, ".ndjson": _json_lines}
-    return _table(request.table, readers.get(kind, _csv)(request.table, text))
+    if kind in readers:
+        return _table(request.table, readers[kind](request.table, text))
+    titles = _titles(request.table, text)
+    return _table(request.table, _csv(request, text, titles), titles)
 
 
 def is_tracking(table: str) -> bool:
@@ -78,9 +81,9 @@ def plain(text: str) -> Plain:
     return float(text) if NUMBER.fullmatch(text) else text
 
 
-def _table(name: str, rows: Iterable[Row]) -> Rows:
+def _table(name: str, rows: Iterable[Row], titles: Iterable[str] = ()) -> Rows:
     found = tuple(rows)
-    columns = tuple(dict.fromkeys(column for row in found for column in row.cells))
+    columns = tuple(titles) or tuple(dict.fromkeys(column for row in found for column in row.cells))
     if not found:
         raise UserError(f"{name}: no rows")
     return Rows(name, columns, found)
@@ -89,20 +92,28 @@ def _table(name: str, rows: Iterable[Row]) -> Rows:
 # -- files ------------------------------------------------------------------------------------------------
 
 
-def _csv(name: str, text: str) -> Iterator[Row]:
+def _reader(text: str) -> Iterator[list[str]]:
     header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=header.count))
-    titles = [title.strip() for title in next(reader, [])]
+    return csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=header.count))
+
+
+def _titles(name: str, text: str) -> list[str]:
+    titles = [title.strip() for title in next(_reader(text), [])]
     twice = next((title for title in titles if titles.count(title) > 1), None)
     if twice is not None:
         raise UserError(f"{name}: two columns are named {twice!r}; rename one")
-    for cells in reader:
-        if not cells:
+    return titles
+
+
+def _csv(request: Request, text: str, titles: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows with those cells that the request may look at: others can be many, and take their time."""
+    places = [(place, title) for place, title in enumerate(titles) if title in request.columns]
+    for number, cells in enumerate(_reader(text), start=1):
+        if number == 1 or not cells:
             continue
         if len(cells) > len(titles):
-            raise UserError(f"{name} line {reader.line_num}: {len(cells)} cells under {len(titles)} titles")
-        values = [plain(cell) for cell in cells] + [None] * (len(titles) - len(cells))
-        yield Row(f"line {reader.line_num}", dict(zip(titles, values, strict=True)))
+            raise UserError(f"{request.table} line {number}: {len(cells)} cells under {len(titles)} titles")
+        yield Row(f"line {number}", {title: plain(cells[at]) if at < len(cells) else None for at, title in places})
 
 
 def _json_lines(name: str, text: str) -> Iterator[Row]:

@@ -53,7 +53,7 @@ def method_for(replicates: Sequence[frozenset[Hashable]]) -> tuple[Method, str]:
     union = frozenset().union(*replicates)
     lacking = [replicate for replicate in replicates if replicate != union]
     if not lacking and union:
-        return "westfall-young", f"all {len(replicates)} comparisons share their {len(union)} replicates"
+        return "westfall-young", f"the {len(replicates)} comparisons share their {len(union)} replicates"
     few = f"{len(lacking)} of {len(replicates)} comparisons lack replicates that others have"
     return "holm", few if union else "no comparison has a replicate"
 

@@ -43,7 +43,7 @@ def test_ranks_that_share_their_seeds_are_one_family_by_westfall_young(tmp_path,
     assert found["family"] == {
         "size": 3,
         "method": "westfall-young",
-        "reason": "all 3 comparisons share their 6 replicates",
+        "reason": "the 3 comparisons share their 6 replicates",
     }
 
 

@@ -230,3 +230,40 @@ def test_a_margin_that_no_data_of_this_size_could_meet_is_said(tmp_path, capsys)
     found = answer(capsys, write(tmp_path / "a.csv", rows), "--by", "rank", "--margin", "1")
     assert {item["verdict"] for item in found["comparisons"]} == {"inconclusive"}
     assert said(found, "7 values of seed are needed before any data could show one of 2 to be equivalent")
+
+
+def test_rows_are_chosen_by_where(tmp_path, capsys):
+    rows = [{**row, "stage": stage} for stage in ("student", "evaluate") for row in runs()]
+    rows = [{**row, "eval_loss": 7.0} if row["stage"] == "evaluate" else row for row in rows]
+    table = write(tmp_path / "a.csv", rows)
+    (only,) = answer(capsys, table, "--where", "stage=student")["comparisons"]
+    assert only["interval"] == pytest.approx([-0.3, -0.1])
+    assert said(answer(capsys, table), "repeats of one pair averaged")
+    assert "Did you mean 'student'?" in refusal(capsys, table, "--where", "stage=studnt")
+    assert "--where stge: " in refusal(capsys, table, "--where", "stge=student")
+
+
+def test_steps_without_an_evaluation_are_passed_over(tmp_path, capsys):
+    """Trainers log the training loss and the evaluation of one step as two rows."""
+    rows = both(lambda init, seed: [(0, 2.0), (0, None), (5, None), (10, 1.0 + (init == "random")), (10, None)])
+    table = write(tmp_path / "a.csv", [*rows, {"init": "svd", "seed": 0, "eval_loss": 9.0}])
+    found = answer(capsys, table, "--step", "step")
+    assert found["notes"] == ["1 row left out: init, step, seed not all given"]
+    assert found["comparisons"][0]["mean_difference"] == -1.0
+
+
+def test_an_arm_that_was_not_run_at_a_rank_is_no_comparison_there(tmp_path, capsys):
+    third = [{**row, "init": "pissa"} for row in runs(rank=4) if row["init"] == "svd"]
+    found = answer(capsys, write(tmp_path / "a.csv", [*runs(rank=4), *runs(rank=16), *third]), "--by", "rank")
+    assert found["family"]["size"] == 3
+    assert said(found, "pissa rank 16: no such runs")
+
+
+def test_a_comparison_that_waits_counts_with_p_1_and_leaves_the_others_tested(tmp_path, capsys):
+    rows = [{**row, "status": "done"} for rank in (4, 16) for row in runs((*DIFFERENCES, -0.2), rank=rank)]
+    rows[-1]["status"] = "running"
+    found = answer(capsys, write(tmp_path / "a.csv", rows), "--by", "rank")
+    assert [(item["verdict"], item["p_adjusted"]) for item in found["comparisons"]] == [
+        ("supported", 2 / 64),
+        ("interim", None),
+    ]

@@ -111,7 +111,7 @@ def test_comparisons_that_share_their_replicates_flip_together_and_the_reason_sa
     table = np.random.default_rng(2).normal(1, 0.5, size=(6, 5))
     found = adjust(family(table))
     assert found.method == "westfall-young"
-    assert found.reason == "all 5 comparisons share their 6 replicates"
+    assert found.reason == "the 5 comparisons share their 6 replicates"
     assert found.p == pytest.approx(westfall_young(table))
 
 
