@@ -50,6 +50,11 @@ def needed_replicates(m: int, alpha: float = 0.05, *, method: Method = "holm", l
     return n
 
 
+def needed_for_equivalence(m: int, alpha: float = 0.05) -> int:
+    """Return the least number of pairs with which any of `m` comparisons can be shown to lie within a margin."""
+    return needed_replicates(m, alpha, method="holm")
+
+
 @dataclass(frozen=True)
 class Look:
     """One declared look at the data: after `n` pairs, adjusted p are held against `level`."""

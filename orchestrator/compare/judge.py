@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.compare.request import Request
 from orchestrator.compare.runs import WAITING, Cell, Gathered, Group, Outcome
-from orchestrator.design import Look, Method, needed_replicates, share_alpha
+from orchestrator.design import Look, Method, needed_for_equivalence, needed_replicates, share_alpha
 from orchestrator.errors import UserError
 from orchestrator.report.summary import Number, Verdict
 from orchestrator.report.verdicts import Evidence, sentence, verdict
@@ -319,7 +319,7 @@ def _design_notes(request: Request, pairings: Sequence[Pairing], design: Method)
             f"{most} value{'' if most == 1 else 's'} of {counted}: {need} are needed before any data could give "
             f"an adjusted p of {request.alpha:g} or less"
         )
-    near = needed_replicates(len(pairings), request.alpha)
+    near = needed_for_equivalence(len(pairings), request.alpha)
     if request.margin is not None and need <= most < near:
         size = len(pairings)
         yield f"{near} values of {counted} are needed before any data could show one of {size} to be equivalent (Holm)"

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.design import Look, can_conclude, can_conclude_at, needed_replicates, share_alpha, spread
-from orchestrator.statistics import sign_flip
+from orchestrator.design import (
+    Look,
+    can_conclude,
+    can_conclude_at,
+    needed_for_equivalence,
+    needed_replicates,
+    share_alpha,
+    spread,
+)
+from orchestrator.statistics import equivalence, holm, sign_flip
 
 
 def test_the_facts_numbers_of_replicates():
@@ -66,3 +74,11 @@ def test_every_path_of_signs_taken_together_errs_with_at_most_alpha():
         naive += min(p) <= 0.05
     assert 0 < rejected / 2**10 <= 0.05
     assert naive / 2**10 > 0.05, "looks that do not share alpha err more often: the test can fail"
+
+
+@pytest.mark.parametrize("m", range(1, 7))
+def test_equivalence_is_possible_at_the_needed_pairs_and_not_below(m):
+    """The best data there are: no difference at all, and a margin far away."""
+    need = needed_for_equivalence(m)
+    adjusted = {n: max(holm([equivalence(np.zeros(n), 9.0).p] * m)) for n in (need - 1, need)}
+    assert adjusted[need] <= 0.05 < adjusted[need - 1]
