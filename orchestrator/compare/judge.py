@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.compare.dependence import Dependence, dependences
 from orchestrator.compare.request import Request
 from orchestrator.compare.runs import WAITING, Cell, Gathered, Group, Outcome
 from orchestrator.design import Look, Method, needed_for_equivalence, needed_replicates, share_alpha
@@ -95,6 +96,7 @@ class Answer:
     method: Method
     reason: str
     looks: tuple[Look, ...]
+    dependences: tuple[Dependence, ...]
     notes: tuple[str, ...]
 
 
@@ -112,13 +114,15 @@ def judge(request: Request, gathered: Gathered) -> Answer:
     looks = share_alpha(request.looks, request.alpha, method=sharing) if request.looks else ()
     tests = [sign_flip(list(pairing.found.differences.values())) for pairing in pairings]
     margins = _margins(request, pairings)
-    frame = _Frame(request, adjusted, design, looks, len(pairings))
+    frame = _Frame(request, adjusted, design, looks, len(pairings), _scope(request, gathered))
     results = tuple(
         frame.result(pairing, test, p, within)
         for pairing, test, p, within in zip(pairings, tests, adjusted.p, margins, strict=True)
     )
-    notes += _design_notes(request, pairings, design)
-    return Answer(request, results, adjusted.method, adjusted.reason, looks, tuple(dict.fromkeys(notes)))
+    notes += _design_notes(request, pairings, design, _varying(request, gathered))
+    cases = [(pairing.arm, pairing.group, pairing.found.differences) for pairing in pairings if not pairing.waiting]
+    found = tuple(dependences(request.by, cases))
+    return Answer(request, results, adjusted.method, adjusted.reason, looks, found, tuple(dict.fromkeys(notes)))
 
 
 def _margins(request: Request, pairings: Sequence[Pairing]) -> list[float | None]:
@@ -138,6 +142,7 @@ class _Frame:
     design: Method
     looks: tuple[Look, ...]
     family: int
+    scope: str
 
     def result(self, pairing: Pairing, test: Paired, p_adjusted: float | None, within: float | None) -> Result:
         evidence = self._evidence(pairing, test, p_adjusted, within)
@@ -174,7 +179,7 @@ class _Frame:
             pending=pending,
             family=self.family,
             alpha=request.alpha,
-            scope=_scope(request),
+            scope=self.scope,
             method=self.design,
             adjusted_by=self.adjusted.method,
             looks=self.looks,
@@ -183,10 +188,29 @@ class _Frame:
         )
 
 
-def _scope(request: Request) -> str:
-    """Return for what a verdict holds: other values of what n counts, all else as it was in the table."""
-    counted = " and ".join(request.replicate or request.pair)
-    return f"for other values of {counted}, all else as in {request.table}"
+def _scope(request: Request, gathered: Gathered) -> str:
+    """Return for what a verdict holds: other values of what n counts, all else as it was in the table.
+
+    What has one value throughout (one teacher) is no sample of anything: the verdict holds for that value.
+    """
+    varying = _varying(request, gathered)
+    counted = [name for name in request.replicate or request.pair if name in varying]
+    fixed = [f"{name} {value}" for name, value in _fixed(request, gathered).items()]
+    first = f"for other values of {' and '.join(counted)}" if counted else ""
+    second = f"for {', '.join(fixed)} alone" if fixed else ""
+    return f"{' and '.join(part for part in (first, second) if part)}, all else as in {request.table}"
+
+
+def _fixed(request: Request, gathered: Gathered) -> dict[str, Hashable]:
+    """Return the parts of a pair that have one value in the whole table, with it."""
+    keys = [key for cell in gathered.cells.values() for key in cell.outcomes]
+    columns = {name: {key[at] for key in keys} - {None} for at, name in enumerate(request.key_names)}
+    return {name: values.pop() for name, values in columns.items() if len(values) == 1}
+
+
+def _varying(request: Request, gathered: Gathered) -> list[str]:
+    fixed = _fixed(request, gathered)
+    return [name for name in request.key_names if name not in fixed]
 
 
 # -- pairs ------------------------------------------------------------------------------------------------
@@ -310,7 +334,9 @@ def _side(side: Cell, horizon: float) -> Side:
 # -- words ------------------------------------------------------------------------------------------------
 
 
-def _design_notes(request: Request, pairings: Sequence[Pairing], design: Method) -> Iterator[str]:
+def _design_notes(
+    request: Request, pairings: Sequence[Pairing], design: Method, varying: Sequence[str]
+) -> Iterator[str]:
     counted = " and ".join(request.replicate or request.pair)
     most = max((len(pairing.planned) for pairing in pairings), default=0)
     need = needed_replicates(len(pairings), request.alpha, method=design, looks=len(request.looks) or 1)
@@ -325,8 +351,8 @@ def _design_notes(request: Request, pairings: Sequence[Pairing], design: Method)
         yield f"{near} values of {counted} are needed before any data could show one of {size} to be equivalent (Holm)"
     if request.replicate:
         yield from (pairing.found.note for pairing in pairings[:1])
-    suspects = [name for name in request.pair if any(word in name.lower() for word in ("teacher", "split", "fold"))]
-    if suspects and not request.replicate and len(request.pair) > 1:
+    suspects = [name for name in varying if any(word in name.lower() for word in ("teacher", "split", "fold"))]
+    if suspects and not request.replicate and len(varying) > 1:
         name = suspects[0]
         yield f"n counts every pair; if those of one {name} share its luck, --replicate {name} averages them"
 

@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.compare.dependence import Dependence
 from orchestrator.compare.judge import Answer, Result, Side, Steps
 from orchestrator.report import formatting
 from orchestrator.report.summary import Number
+from orchestrator.statistics import Paired
 
 COLOURS = {"supported": "green", "contradicted": "red", "equivalent": "cyan", "interim": "yellow"}
 
@@ -30,6 +32,9 @@ def show(answer: Answer, console: Console) -> None:
         sentence = Text(result.sentence)
         sentence.highlight_words([result.verdict], f"bold {COLOURS.get(result.verdict, '')}".strip())
         console.print(sentence)
+    for dependence in answer.dependences:
+        console.print()
+        console.print(Text(_dependence(answer, dependence)))
     if answer.notes:
         console.print()
     for note in answer.notes:
@@ -52,40 +57,39 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "looks": [{"n": look.n, "level": look.level} for look in answer.looks],
         "family": {"size": len(answer.results), "method": answer.method, "reason": answer.reason},
         "comparisons": [_result(result) for result in answer.results],
+        "dependences": [_dependence_numbers(dependence) for dependence in answer.dependences],
         "notes": list(answer.notes),
     }
 
 
 def _table(answer: Answer) -> Table:
+    """Return the comparisons as rows; with a target the steps of both arms take the place of p and d_z, for room."""
     request = answer.request
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name in (*request.by, request.arm):
-        drawn.add_column(name, overflow="fold")
-    drawn.add_column("n", justify="right", no_wrap=True)
-    if request.target is not None:
-        drawn.add_column("steps", justify="right", overflow="fold")
-        drawn.add_column(f"{request.baseline}'s", justify="right", overflow="fold")
-    for title in ("difference", "p", "adj. p", "d_z"):
+        drawn.add_column(name, overflow="fold", min_width=min(12, len(name)))
+    more = ("p", "adj. p", "d_z") if request.target is None else ("adj. p",)
+    for title in ("n", *(() if request.target is None else ("steps", "baseline")), "difference", *more):
         drawn.add_column(title, justify="right", no_wrap=True)
-    drawn.add_column("verdict", overflow="fold")
+    drawn.add_column("verdict", no_wrap=True)
     for result in answer.results:
-        drawn.add_row(*_row(answer, result))
+        drawn.add_row(*(str(value) for value in result.group.values()), result.arm, *_row(result))
     return drawn
 
 
-def _row(answer: Answer, result: Result) -> Iterator[str]:
-    yield from (str(value) for value in result.group.values())
-    yield result.arm
+def _row(result: Result) -> Iterator[str]:
     yield str(result.n)
-    if answer.request.target is not None:
-        assert result.steps is not None
+    if result.steps is not None:
         yield _reached(result.steps.arm, result.steps)
         yield _reached(result.steps.baseline, result.steps)
-    yield formatting.with_bounds(_number(result), signed=True) if result.n else formatting.NOTHING
-    yield formatting.p_value(result.p)
+    yield formatting.with_bounds(_number(result.paired), signed=True) if result.n else formatting.NOTHING
+    if result.steps is None:
+        yield formatting.p_value(result.p)
     yield formatting.p_value(result.p_adjusted)
-    yield formatting.NOTHING if result.paired.d_z is None else f"{result.paired.d_z:.2f}".replace("-", formatting.MINUS)
-    yield result.verdict
+    if result.steps is None:
+        d_z = result.paired.d_z
+        yield formatting.NOTHING if d_z is None else f"{d_z:.2f}".replace("-", formatting.MINUS)
+    yield result.verdict.removesuffix(" by design")
 
 
 def _reached(side: Side, steps: Steps) -> str:
@@ -99,10 +103,35 @@ def _legend(answer: Answer) -> str:
     how = f"95 % interval of each comparison alone: {', '.join(methods)}; " if methods else ""
     exact = "exact" if all(result.paired.is_exact for result in answer.results) else "Monte Carlo"
     adjusted = {"none": "", "holm": "Holm: ", "westfall-young": "Westfall-Young: "}[answer.method]
-    steps = (
-        "; steps: Kaplan-Meier median; the difference is of means up to the horizon" if answer.request.target else ""
-    )
+    steps = ""
+    if answer.request.target is not None:
+        steps = "; steps: Kaplan-Meier median; the difference is of means up to the horizon"
     return f"n replicates; {how}p: sign flips, {exact}, two-sided; adjusted p: {adjusted}{answer.reason}{steps}"
+
+
+def _dependence(answer: Answer, dependence: Dependence) -> str:
+    trend = dependence.found.trend
+    change = formatting.with_bounds(_number(trend), signed=True)
+    return (
+        f"Does {dependence.arm} − {answer.request.baseline} depend on {dependence.by}? In any way: p "
+        f"{formatting.p_value(dependence.found.p)}; per doubling {change}, p {formatting.p_value(trend.p)} "
+        f"({dependence.n} replicates at {len(dependence.values)} values; exploratory)."
+    )
+
+
+def _dependence_numbers(dependence: Dependence) -> dict[str, Any]:
+    trend = dependence.found.trend
+    interval = trend.estimate.interval
+    return {
+        "arm": dependence.arm,
+        "by": dependence.by,
+        "values": list(dependence.values),
+        "n": dependence.n,
+        "p": dependence.found.p,
+        "change_per_doubling": _finite(trend.estimate.mean),
+        "p_of_change": trend.p,
+        "interval": [_finite(interval.low), _finite(interval.high)] if interval else None,
+    }
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -159,8 +188,8 @@ def _side(side: Side, horizon: float) -> dict[str, Any]:
     }
 
 
-def _number(result: Result) -> Number:
-    estimate = result.paired.estimate
+def _number(paired: Paired) -> Number:
+    estimate = paired.estimate
     low, high = (estimate.interval.low, estimate.interval.high) if estimate.interval else (None, None)
     return Number(mean=estimate.mean, n=estimate.n, low=low, high=high)
 

@@ -115,6 +115,25 @@ def test_declared_looks_share_alpha_and_wait(tmp_path, capsys):
     assert (between["verdict"], between["p_exact"]) == ("interim", None)
 
 
+def test_whether_the_difference_depends_on_the_rank_is_told_without_a_verdict(tmp_path, capsys):
+    rows = [
+        row for rank, more in ((4, 0.0), (8, -0.1), (16, -0.2)) for row in runs([d + more for d in DIFFERENCES], rank)
+    ]
+    table = write(tmp_path / "a.csv", rows)
+    (found,) = answer(capsys, table, "--by", "rank")["dependences"]
+    assert (found["arm"], found["values"], found["n"]) == ("svd", [4, 8, 16], 6)
+    assert found["change_per_doubling"] == pytest.approx(-0.1)
+    assert found["p"] == found["p_of_change"] == 1 / 32
+    assert main(["compare", str(table), *USUAL, "--by", "rank"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Does svd − random depend on rank? In any way: p 0.031; per doubling −0.100" in text
+    flat = [row for rank in (4, 8) for row in runs(rank=rank)]
+    (none,) = answer(capsys, write(tmp_path / "b.csv", flat), "--by", "rank")["dependences"]
+    assert none["p"] == 1.0
+    named = [{**row, "rank": f"r{row['rank']}"} for row in flat]
+    assert answer(capsys, write(tmp_path / "c.csv", named), "--by", "rank")["dependences"] == []
+
+
 # -- curves -----------------------------------------------------------------------------------------------
 
 

@@ -267,3 +267,14 @@ def test_a_comparison_that_waits_counts_with_p_1_and_leaves_the_others_tested(tm
         ("supported", 2 / 64),
         ("interim", None),
     ]
+
+
+def test_one_teacher_is_no_sample_of_teachers_and_the_sentence_says_so(tmp_path, capsys):
+    usual = [*USUAL[:4], "--pair", "teacher,seed", *USUAL[6:]]
+    rows = [{**row, "teacher": 7} for row in runs()]
+    found = answer(capsys, write(tmp_path / "a.csv", rows), usual=usual)
+    sentence = found["comparisons"][0]["sentence"]
+    assert "for other values of seed and for teacher 7 alone, all else as in" in sentence
+    assert not said(found, "--replicate")
+    single = answer(capsys, write(tmp_path / "b.csv", runs(DIFFERENCES[:1])))["comparisons"][0]["sentence"]
+    assert "by design for seed 1 alone, all else as in" in single
