@@ -1,11 +1,12 @@
 """Any table of runs, judged by the same statistics as a study's own.
 
-    request.py   what is asked: columns, baseline, direction, target, margin, looks
-    sources.py   CSV, JSON lines or an MLflow experiment -> rows
-    runs.py      rows -> one outcome per run: repeats, curves, duplicated steps, runs that diverged
-    judge.py     outcomes -> paired differences, adjusted p, verdicts
-    dependence.py  does the difference depend on the rank; exploratory
-    show.py      the answer as a table for people and as JSON for programs
+    request.py      what is asked: columns, baseline, direction, target, margin, looks
+    sources.py      CSV, JSON lines or an MLflow experiment -> rows
+    runs.py         rows -> one outcome per run: repeats, curves, duplicated steps, runs that diverged
+    pairing.py      outcomes -> paired differences by replicate, steps to target
+    judge.py        paired differences -> adjusted p, verdicts
+    dependence.py   does the difference depend on the rank; exploratory
+    show.py         the answer as a table for people and as JSON for programs
 
 Neither pandas nor scipy is loaded where six pairs or more are compared at their last value.
 """

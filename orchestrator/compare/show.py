@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.compare.dependence import Dependence
-from orchestrator.compare.judge import Answer, Result, Side, Steps
+from orchestrator.compare.judge import Answer, Result
+from orchestrator.compare.pairing import Side, Steps
 from orchestrator.report import formatting
 from orchestrator.report.summary import Number
 from orchestrator.statistics import Paired

@@ -248,3 +248,20 @@ def test_json_has_no_infinities(tmp_path, capsys):
     found = answer(capsys, write(tmp_path / "a.csv", runs(DIFFERENCES[:1])))
     assert found["comparisons"][0]["interval"] is None
     assert json.dumps(found)
+
+
+def test_a_baseline_without_a_teacher_still_counts_the_declared_replicates(tmp_path, capsys):
+    """Folds are the replicates; the teacher's seed, which the baseline lacks, makes no pairs."""
+    rows = [{**row, "fold": f, "teacher": 1 if row["init"] == "svd" else None} for f in range(6) for row in runs()]
+    usual = [*USUAL[:4], "--pair", "fold,teacher,seed", *USUAL[6:]]
+    table = write(tmp_path / "a.csv", rows)
+    assert answer(capsys, table, usual=usual)["comparisons"][0]["n"] == 36
+    nested = answer(capsys, table, "--replicate", "fold", usual=usual)["comparisons"][0]
+    assert (nested["n"], nested["pairs"]) == (6, 36)
+
+
+def test_between_looks_nothing_of_a_family_is_tested(tmp_path, capsys):
+    rows = [row for rank in (4, 16) for row in runs((*DIFFERENCES, -0.2), rank=rank)]
+    found = answer(capsys, write(tmp_path / "a.csv", rows), "--by", "rank", "--looks", "6,8,12")
+    assert {(item["verdict"], item["p_adjusted"]) for item in found["comparisons"]} == {("interim", None)}
+    assert found["family"]["method"] == "westfall-young"

@@ -82,3 +82,16 @@ def test_logrank_is_scipys_with_diverged_runs_censored_at_the_horizon():
     right = stats.CensoredData(uncensored=[30, 35], right=[40, 40])
     expected = stats.logrank([10, 12, 15, 8], right).pvalue
     assert logrank(ours, theirs, 40) == pytest.approx(expected)
+
+
+def test_kaplan_meier_of_freireichs_leukaemia_patients_is_the_textbooks():
+    """Freireich et al. 1963, as in Collett's and Kleinbaum's books: 21 on 6-MP (12 censored), 21 on placebo."""
+    ended, censored = [6, 6, 6, 7, 10, 13, 16, 22, 23], [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
+    treated = [hit(float(t)) for t in ended] + [hit(last=float(t)) for t in censored]
+    placebo = [hit(float(t)) for t in (1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23)]
+    curve = kaplan_meier(treated, 35)
+    share = dict(zip(curve.steps, curve.share, strict=True))
+    printed = {6: 0.857, 7: 0.807, 10: 0.753, 13: 0.690, 16: 0.627, 22: 0.538, 23: 0.448}
+    assert {step: round(share[step], 3) for step in printed} == printed
+    # The log-rank chi-square is 16.79 on one degree of freedom.
+    assert logrank(treated, placebo, 35) == pytest.approx(stats.chi2.sf(16.79, 1), rel=0.01)
