@@ -278,3 +278,14 @@ def test_one_teacher_is_no_sample_of_teachers_and_the_sentence_says_so(tmp_path,
     assert not said(found, "--replicate")
     single = answer(capsys, write(tmp_path / "b.csv", runs(DIFFERENCES[:1])))["comparisons"][0]["sentence"]
     assert "by design for seed 1 alone, all else as in" in single
+
+
+@pytest.mark.parametrize("more", [(), ("--step", "step", "--target", "1")])
+def test_arms_that_share_no_seed_have_no_pair_and_both_sides_are_named(tmp_path, capsys, more):
+    rows = [{"init": "svd", "seed": seed, "step": 0, "eval_loss": 1.0} for seed in (1, 2)]
+    rows += [{"init": "random", "seed": seed, "step": 0, "eval_loss": 2.0} for seed in (3, 4)]
+    found = answer(capsys, write(tmp_path / "a.csv", rows), *more)
+    (only,) = found["comparisons"]
+    assert (only["n"], only["mean_difference"], only["p_exact"]) == (0, None, None)
+    assert said(found, "svd: random has no run with seed 1, seed 2; left out")
+    assert said(found, "random: svd has no run with seed 3, seed 4; left out")

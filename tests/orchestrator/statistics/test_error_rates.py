@@ -20,8 +20,8 @@ from orchestrator.statistics import adjust, method_for, paired_differences, sign
 
 pytestmark = pytest.mark.slow
 
-FAMILIES = 2500
-"""Families simulated in each world: at 5 % the standard error is .44 %."""
+FAMILIES = 2000
+"""Families simulated in each world: at 5 % the standard error is .49 %."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def test_power_at_a_known_effect_and_what_the_choice_of_adjustment_costs():
     assert power["WY 6"] > 0.5
     assert power["WY 8"] >= power["Holm 8"] - 0.03
     assert power["WY 12 weak"] > power["WY 8 weak"]
-    for sizes in ((8, 10, 12), (12,)):
+    for sizes in ((8, 10, 12), (8, 12), (12,)):
         rng = np.random.default_rng(7)
         world = World("", pairs(normal, 12, 3, effect=-np.sqrt(2)), real=0, sizes=sizes)
         share = sum(len(decided(world, rng)) for _ in range(400)) / (3 * 400)
