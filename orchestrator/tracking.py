@@ -404,8 +404,8 @@ def _marker(study: Study, store: Store, uri: str) -> Path:
     return store.root / "tracked" / f"{study.name}-{key}.json"
 
 
-def _client(uri: str) -> Any:
-    """Import MLflow, without a word and without telemetry, and return its client; creates the schema once."""
+def reading_client(uri: str) -> Any:
+    """Return MLflow's client for reading what is there, without a word and without telemetry; creates nothing."""
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -417,9 +417,14 @@ def _client(uri: str) -> Any:
     from mlflow.tracking import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # "Creating initial MLflow database tables..."
+    return MlflowClient(tracking_uri=uri)
+
+
+def _client(uri: str) -> Any:
+    """Return MLflow's client for writing; prepares our own database once."""
     if uri.startswith("sqlite:///"):
         _prepare_database(Path(uri.removeprefix("sqlite:///")))
-    return MlflowClient(tracking_uri=uri)
+    return reading_client(uri)
 
 
 def _prepare_database(path: Path) -> None:

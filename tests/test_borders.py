@@ -41,6 +41,8 @@ def run(arguments, folder):
         (["export", "--base", "a", "--tuned", "b", "--out", "c", "--rank", "4"], 2),
         (["export", "--base", "a", "--tuned", "b", "--out", "c", "--energy", "90"], 2),
         (["list"], 0),
+        (["compare", "--help"], 0),
+        (["compare", "no.csv", *["--arm", "init", "--baseline", "random", "--pair", "seed", "--metric", "loss"]], 2),
         (["plan", "rank_study"], 0),
         (["plan", "rank_study", "--scale", "qwen2.5-math-7b", "--set", "base_model.revision=" + "0" * 40], 0),
         (["status"], 0),

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from orchestrator import __version__
-from orchestrator.cli import export, list_, plan, report, show, status, store, sweep, ui
+from orchestrator.cli import compare, export, list_, plan, report, show, status, store, sweep, ui
 from orchestrator.errors import UserError
 
-VERBS = (list_, plan, sweep, status, report, show, export, store, ui)
+VERBS = (list_, plan, sweep, status, report, compare, show, export, store, ui)
 
 EPILOG = """\
 examples

@@ -38,7 +38,8 @@ def _marker(plan: Plan, states: Mapping[str, str]) -> dict[str, str]:
 def code_version() -> str:
     """Return a digest of the code and templates that a report is made by."""
     here = Path(__file__).parent
-    paths = [*here.rglob("*.py"), *here.rglob("*.j2"), *(here.parent / n for n in ("results.py", "statistics.py"))]
+    beside = [here.parent / name for name in ("results.py", "design.py")]
+    paths = [*here.rglob("*.py"), *here.rglob("*.j2"), *beside, *(here.parent / "statistics").rglob("*.py")]
     return _digest(b"\0".join(path.read_bytes() for path in sorted(paths)))
 
 

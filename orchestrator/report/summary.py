@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from trainables.base import Scalar
 
 Kind: TypeAlias = Literal["base", "teacher", "untrained", "arm"]
-Verdict: TypeAlias = Literal["supported", "contradicted", "inconclusive", "under-powered by design", "interim"]
+Verdict: TypeAlias = Literal[
+    "supported", "contradicted", "equivalent", "inconclusive", "under-powered by design", "interim"
+]
 
 
 class Part(BaseModel):

@@ -178,3 +178,11 @@ def test_steps_to_target_are_censored_where_the_middle_run_never_got_there():
     assert str(steps_to_target([0, 0, 0], 40)) == "0"
     some = steps_to_target([10, None, 20], 40)
     assert (some.reached, some.n, some.restricted.mean) == (2, 3, pytest.approx((10 + 20 + 40) / 3))
+
+
+def test_d_z_is_the_mean_over_the_standard_deviation_and_undefined_without_spread():
+    d = np.array([0.3, -0.1, 0.8, 0.4, 0.6, 0.2])
+    assert sign_flip(d).d_z == pytest.approx(stats.ttest_rel(d, np.zeros(6)).statistic / math.sqrt(6))
+    assert sign_flip([0.1 + 0.2, 0.3, 0.3]).d_z is None, "0.1 + 0.2 differs from 0.3 by rounding alone"
+    assert sign_flip([0.3]).d_z is None
+    assert sign_flip([]).d_z is None
