@@ -15,7 +15,7 @@ from tests.trainables.driver import execute
 from tests.trainables.tiny_models import FAMILIES, base_model, dataset, examples
 from trainables import inits
 from trainables.base import Context, InputError, Place
-from trainables.inits.svd import fill
+from trainables.inits.parts.layers import fill
 from trainables.linalg.factors import Factors, load_factors, save_factors
 from trainables.student import StudentConfig, add_adapter
 from trainables.training.models import block_linears, load_model
