@@ -170,9 +170,9 @@ def save_adapter(model: Any, folder: Path, weights: Mapping[str, Any] | None = N
     (adapter,) = model.peft_config
     config = model.peft_config[adapter]
     config.target_modules = sorted(config.target_modules)  # PEFT's set would be in another order each time
-    start = {f"{PREFIX}{name}": value for name, value in subtracted(model).items()}
-    if start:
-        weights = with_start(model.state_dict() if weights is None else weights, start)
+    halves = {f"{PREFIX}{name}": half for name, half in subtracted(model).items()}
+    if halves:
+        weights = with_start(model.state_dict() if weights is None else weights, halves)
         model.peft_config[adapter] = of_twice_the_rank(config)
     try:
         with quiet():

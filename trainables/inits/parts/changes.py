@@ -41,8 +41,7 @@ def _fitted(model: Any, factors: Mapping[str, Factors], role: str) -> Iterator[t
         found = factors[part.name]
         if part.rank > found.rank:
             raise InputError(
-                f"student rank {part.rank} is above the {found.rank} that {role} kept of {part.name}; "
-                f"raise {role}.rank"
+                f"student rank {part.rank} is above the {found.rank} that {role} kept of {part.name}; raise {role}.rank"
             )
         yield part, found.truncated(part.rank)
 
