@@ -19,10 +19,8 @@ from tests.trainables.inits.made import (
     fresh,
     given_for,
     held_out_loss,
-    loaded,
     square_model,
     started,
-    taught,
 )
 from tests.trainables.tiny_models import FAMILIES, examples
 from trainables import inits
@@ -51,7 +49,7 @@ def moved(model):
     with torch.no_grad():
         for part in adapted_layers(model):
             for half in (part.down, part.up):
-                half.weight += 0.3 * half.weight.std() * torch.randn_like(half.weight)
+                half.weight += 2 * half.weight.std() * torch.randn_like(half.weight)
     return model
 
 
@@ -75,9 +73,14 @@ def dense(model, family):
 @pytest.mark.parametrize("name", SUBTRACTED)
 def test_beside_the_base_and_inside_of_it_are_one_function(name, family, scaling):
     model = moved(started(name, family, **scaling))
-    expected = held_out_loss(dense(model, family))
-    assert held_out_loss(model) == pytest.approx(expected, abs=5e-6)  # the rounding of sums in fp32
-    assert abs(expected - held_out_loss(fresh(family))) > 1e-2
+    found, expected, base = (logits(item) for item in (model, dense(model, family), fresh(family)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # logits of 1; the rounding of sums in fp32
+    assert (expected - base).abs().max() > 0.05
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(torch.tensor([examples(1)[0].input_ids])).logits
 
 
 @pytest.mark.parametrize("name", SUBTRACTED)
@@ -94,9 +97,8 @@ def test_in_training_dropout_falls_on_the_adapter_and_not_on_what_is_subtracted(
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for key, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][key], rtol=1e-3, atol=1e-4)
-    assert losses[0] != pytest.approx(
-        summed_loss(model.eval().get_base_model(), collate(examples(4), 0)).item(), rel=1e-2
-    )
+    without_dropout = summed_loss(model.eval().get_base_model(), collate(examples(4), 0)).item()
+    assert losses[0] != pytest.approx(without_dropout, rel=1e-4)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=["alpha=r", "alpha!=r", "rslora"])
@@ -105,7 +107,7 @@ def test_pissa_is_pefts_in_factors_course_and_conversion(tmp_path, family, scali
     """Against PEFT used as its documentation says: init_lora_weights="pissa", train, convert while saving."""
     config = StudentConfig(**settings_for("pissa", **scaling))
     theirs = get_peft_model(fresh(family), peft_config(config, "pissa"))
-    ours = started("pissa", family, **settings_for("pissa", **scaling))
+    ours = started("pissa", family, **scaling)
     state = ours.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in theirs.state_dict().items() if "lora_" in key)
     theirs.peft_config["default"].init_lora_weights = True
@@ -151,8 +153,9 @@ def test_plain_peft_on_the_original_base_gives_the_loss_that_training_measured(t
     assert held_out_loss(again, precision) == driven.metrics["final_eval_loss"]
     assert again.peft_config["default"].r == 2 * SETTINGS["rank"]
     assert again.peft_config["default"].init_lora_weights is True
-    scaling = {part.scaling for part in adapted_layers(again)}
-    assert scaling == {pytest.approx(6.0 / 2)}
+    assert [part.scaling for part in adapted_layers(again)] == pytest.approx(
+        [6.0 / 2] * (8 if family == "gpt2" else 14)
+    )
 
 
 @pytest.mark.parametrize("name", SUBTRACTED)
@@ -168,7 +171,7 @@ def test_evaluate_reports_the_loss_that_training_measured(tmp_path, name):
 
 @pytest.mark.parametrize("name", SUBTRACTED)
 def test_the_best_adapter_is_saved_like_the_last(tmp_path, name):
-    settings = settings_for(name, learning_rate=0.05, steps=12, batch_size=2)
+    settings = settings_for(name, learning_rate=3.0, steps=12, batch_size=2)
     driven = execute("student", settings, tmp_path / "s", inputs=given_for(name, "qwen2"))
     assert 0 < driven.metrics["best_step"] < 12, "the rate is meant to overshoot"
     again = PeftModel.from_pretrained(fresh("qwen2"), tmp_path / "s/best/adapter")
@@ -238,7 +241,7 @@ def test_what_is_subtracted_is_read_and_not_decomposed_again(tmp_path):
 
 def test_a_plain_adapter_leaves_nothing_beside_its_checkpoints(tmp_path):
     _, newest = cut(tmp_path, "random")
-    assert [path.name for path in newest.parent.iterdir()] == [newest.name]
+    assert not (newest.parent / FILE).exists()
 
 
 def test_a_warm_worker_keeps_pissas_factors_for_the_same_rank_only():
@@ -298,9 +301,9 @@ def test_settling_on_ones_own_changes_nothing(tmp_path):
     context = dataclasses.replace(context_for("svd_subtracted", "gpt2"), checkpoints=tmp_path)
     settle(model, context, Workers())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert load_file(tmp_path / FILE).keys() == starts.keys()
-    assert all(torch.equal(value, starts[key]) for key, value in load_file(tmp_path / FILE).items())
-    assert loaded(taught("gpt2").teacher) is not None
+    kept = load_file(tmp_path / FILE)
+    assert kept.keys() == starts.keys()
+    assert all(torch.equal(value, starts[key]) for key, value in kept.items())
 
 
 @pytest.mark.slow
