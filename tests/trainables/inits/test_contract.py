@@ -120,8 +120,9 @@ def adapter_of(model):
     return {key: value for key, value in model.state_dict().items() if "lora_" in key}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "family"), [*((name, FAMILIES[index % 3]) for index, name in enumerate(NAMES)), ("pissa", "gpt2")]
+)
 def test_an_init_changes_no_weight_of_the_base(name, family):
     state = started(name, family).state_dict()
     kept = {
