@@ -301,6 +301,14 @@ def test_activations_computed_again_give_the_same_course(tmp_path):
     assert again.progress == plain.progress
 
 
+def test_a_model_in_evaluation_mode_can_be_started_too():
+    model = add_adapter(fresh("llama"), StudentConfig(rank=4)).eval()
+    inits.find("pissa").start(model, StudentConfig(init="pissa", rank=4), context_for("pissa", "llama"))
+    tokens = torch.tensor([examples(1)[0].input_ids])
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, fresh("llama")(tokens).logits, rtol=0, atol=1e-5)
+
+
 def test_settling_on_ones_own_changes_nothing(tmp_path):
     model = started("svd_subtracted", "gpt2")
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -5,7 +5,8 @@ weight stays as it is, and the frozen A_0 and B_0 work beside it:
 
     y = W x + s (B A dropout(x) - B_0 A_0 x)
 
-is the same function. It costs thin matrix products more, and gives what the dense difference cannot:
+is the same function. It costs thin matrix products more (of SmolLM2's step on a CPU in bf16 3 % at rank 16 and 15 to
+20 % at 64) and an adapter's memory on each worker, and gives what the dense difference cannot:
 
 - The start is the base in every precision: equal products cancel. A W_res in bf16 is rounded elsewhere than W in bf16,
   and a dW of some thousandths of W is below most weights' rounding step. (SmolLM2 and the SVD of a teacher, rank 16,
