@@ -1,7 +1,8 @@
 """The student: a LoRA adapter on the frozen base model, from a chosen start.
 
 The adapter is PEFT's, and so is what is saved: `PeftModel.from_pretrained(base, folder / "adapter")`. Only the
-start is ours (`trainables/inits`), and all that follows is the same in every arm: data order, dropout, schedule.
+start is ours (`trainables/inits`), and all that follows is the same in every arm: data order, dropout, schedule. An
+adapter whose start is subtracted from the base is saved at twice its rank, so that it, too, belongs on the base.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from trainables.training.engine import Engine
     from trainables.training.loop import Trained
 
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of the base model's weights."""
 HEAD = "lm_head"
 """The output head, where a checkpoint stores one of its own; tied to the embeddings it is no target."""
 
@@ -85,6 +88,7 @@ def check(config: StudentConfig, inputs: Mapping[str, Path]) -> None:
 
 def run(config: StudentConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Train an adapter; leave it in `adapter/`, and the best one in `best/adapter/` if it is another."""
+    from trainables.inits.parts.subtraction import settle
     from trainables.training.engines import loading_device, make_engine
     from trainables.training.loop import load_data, train
     from trainables.training.models import device_of, load_model, precast_frozen, save_activation_memory, set_threads
@@ -101,6 +105,7 @@ def run(config: StudentConfig, context: Context) -> Generator[Progress, None, Me
             save_activation_memory(base)
         model = add_adapter(base, config)
         inits.find(config.init).start(model, config, context)
+        settle(model, context, workers)
         trainable, total = model.get_nb_trainable_parameters()
         share = 100 * trainable / total
         context.log(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}")
@@ -150,20 +155,30 @@ def save_trained(model: Any, engine: Engine, folder: Path) -> None:
     """Write the adapter that the engine has trained."""
     weights = engine.trained_weights()
     if engine.workers.is_first:
-        save_adapter(model, folder, {f"base_model.model.{name}": value for name, value in weights.items()})
+        save_adapter(model, folder, {f"{PREFIX}{name}": value for name, value in weights.items()})
 
 
 def save_adapter(model: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
     """Write an adapter as PEFT does, without its model card, which would be a form to fill in.
 
-    `weights` are those to write, by their names in the PeftModel; without them the model's own.
+    `weights` are those to write, by their names in the PeftModel; without them the model's own. A start that is
+    subtracted goes with them (`inits/parts/subtraction.py`).
     """
+    from trainables.inits.parts.subtraction import of_twice_the_rank, subtracted, with_start
     from trainables.training.models import quiet
 
-    for adapter in model.peft_config.values():
-        adapter.target_modules = sorted(adapter.target_modules)  # PEFT's set would be in another order each time
-    with quiet():
-        model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
+    (adapter,) = model.peft_config
+    config = model.peft_config[adapter]
+    config.target_modules = sorted(config.target_modules)  # PEFT's set would be in another order each time
+    halves = {f"{PREFIX}{name}": half for name, half in subtracted(model).items()}
+    if halves:
+        weights = with_start(model.state_dict() if weights is None else weights, halves)
+        model.peft_config[adapter] = of_twice_the_rank(config)
+    try:
+        with quiet():
+            model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
+    finally:
+        model.peft_config[adapter] = config
     (folder / "README.md").unlink(missing_ok=True)
 
 
@@ -177,7 +192,7 @@ TRAINABLE = Trainable(
     version=1,
     config=StudentConfig,
     run=run,
-    roles=("base_model", "dataset", "svd_export"),
+    roles=("base_model", "dataset", *inits.roles()),
     needs=needs,
     pin=pin_precision,
     check=check,

@@ -1,7 +1,12 @@
 """How an adapter starts: one file per init, found by its name.
 
 `trainables/inits/NAME.py` defines `INIT = Init(...)`. Planning reads these files without torch, so their heavy
-imports live inside functions.
+imports live inside functions. What several of them share is in `parts/`.
+
+    start               inits
+    base                random, subspace_only, svd_subtracted, pissa
+    truncated teacher   svd, svd_balanced; of another teacher: wrong_teacher; of a LoRA: lora_squeeze
+    neither             spectrum_random
 """
 
 from __future__ import annotations
@@ -24,9 +29,11 @@ class Init:
     name       the file's name, as `student.init` gives it
     label      what tables and figures call it
     reference  where it is from: a paper, a library's documentation
-    needs      inputs that it reads beside the base model and the data: () or ("svd_export",)
+    needs      roles of the inputs that it reads beside the base model and the data; the run's identity has them
     start      start(model, config, context) sets the adapter of a PeftModel, in place; it was created with
-               PEFT's default under the run's seed. Raises InputError if an input does not fit the adapter
+               PEFT's default under the run's seed. The base weights are as they were afterwards. Raises InputError
+               if an input does not fit the adapter, RuntimeError if a weight is an empty shard (DeepSpeed's ZeRO-3)
+               or if there is no LoRA layer
     """
 
     name: str
@@ -40,6 +47,12 @@ class Init:
 def names() -> list[str]:
     """Return the names of the inits: the modules of this folder."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+@functools.cache
+def roles() -> tuple[str, ...]:
+    """Return the roles of all inputs that some init reads."""
+    return tuple(dict.fromkeys(role for name in names() for role in find(name).needs))
 
 
 @functools.cache
