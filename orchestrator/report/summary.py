@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.report.sections import Section
 from trainables.base import Scalar
 
 Kind: TypeAlias = Literal["base", "teacher", "untrained", "arm"]
@@ -118,3 +119,4 @@ class Summary(Part):
     failures: list[Failure]
     notes: list[str]
     figures: dict[str, str] = {}
+    sections: list[Section] = []
