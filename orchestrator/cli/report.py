@@ -1,9 +1,23 @@
-"""`report`: tables, figures and verdict from what is done, without running anything."""
+"""`report`: tables, figures and verdict from what is done, without running anything.
+
+It writes report.html (all in one file, to read, print or send), report.md, comparison.csv, comparison.tex, results.csv,
+figures/ and paper/ (methods, captions, references and every number as a LaTeX macro) into DIR/reports/STUDY.
+
+With --figure it draws one figure again instead, in seconds:
+
+  report rank_study --figure loss_curves --slide
+  report rank_study --figure outcome_by_rank --column --format pdf --out fig2.pdf
+  report rank_study --figure loss_curves --arms random,svd --rank 4,16
+
+An arm keeps its colour whichever others are shown. Text in SVG and PDF stays text. The numbers go beside it as CSV.
+"""
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.options import (
@@ -17,21 +31,46 @@ from orchestrator.cli.options import (
     views_folder,
 )
 
+FORMATS = ("png", "svg", "pdf")
+
 
 def add(verbs: Any) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("report", help="tables, figures and verdict from what is done", description=__doc__)
+    parser = verbs.add_parser(
+        "report",
+        help="tables, figures and verdict from what is done",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_study(parser)
     add_store(parser)
     add_json(parser)
+    _add_figure(parser)
     parser.set_defaults(execute=execute)
 
 
+def _add_figure(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("one figure again")
+    group.add_argument(
+        "--figure",
+        metavar="NAME",
+        help="loss_curves, outcome_by_rank, differences, spectrum, layers, and others that report.html shows",
+    )
+    group.add_argument("--arms", metavar="A,B", help="only these arms")
+    group.add_argument("--rank", metavar="R,S", help="only these ranks")
+    looks = group.add_mutually_exclusive_group()
+    looks.add_argument("--slide", action="store_true", help="16:9, with larger type")
+    looks.add_argument("--column", action="store_true", help="3.35 inches wide, for a paper's column; without a title")
+    group.add_argument("--format", choices=FORMATS, help="default: the ending of --out, or png")
+    group.add_argument("--out", metavar="FILE", help="default: beside the report's figures")
+
+
 def execute(options: argparse.Namespace) -> int:
-    """Write the report from the records there are, and print its table."""
+    """Write the report from the records there are, and print its table; or draw one figure of it again."""
     from orchestrator.errors import UserError
     from orchestrator.views import Views
 
+    _check(options)
     store = open_store(options)
     plan = make_plan(options, store)
     views = Views(
@@ -42,6 +81,8 @@ def execute(options: argparse.Namespace) -> int:
             f"nothing to compare of {plan.study.name} (scale {plan.study.scale}) is finished in {store.root}; "
             f"run it with: python -m orchestrator sweep {options.study}"
         )
+    if options.figure:
+        return _draw(options, views)
     views.write_report()
     table = views.report()
     if options.json:
@@ -49,3 +90,44 @@ def execute(options: argparse.Namespace) -> int:
     elif table is not None:
         table.show(console())
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what only makes sense for one figure where none is named, and a file that is no picture."""
+    from orchestrator.errors import UserError
+
+    given = [name for name in ("arms", "rank", "slide", "column", "format", "out") if getattr(options, name)]
+    if given and not options.figure:
+        raise UserError(f"--{given[0]} is for one figure; name it with --figure NAME")
+    ending = Path(options.out or "a.png").suffix[1:].lower()
+    if ending not in FORMATS or (options.format not in (None, ending) and options.out):
+        raise UserError(f"--out {options.out}: the file ends in {' or '.join(FORMATS)}, and agrees with --format")
+
+
+def _draw(options: argparse.Namespace, views: Any) -> int:
+    from orchestrator.report import style
+    from orchestrator.report.redraw import Wish, redraw
+
+    out = Path(options.out).expanduser().absolute() if options.out else None
+    look = style.SLIDE if options.slide else style.COLUMN if options.column else style.REPORT
+    kind = options.format or (out.suffix[1:].lower() if out else "png")
+    wish = Wish(options.figure, _names(options.arms), _ranks(options.rank), look, kind, out)
+    drawn = redraw(views.plan, views.store, views.report_folder, wish)
+    if options.json:
+        print_json({"figure": str(drawn.picture), "numbers": str(drawn.numbers), "caption": drawn.caption})
+    else:
+        sys.stdout.write(f"{drawn.caption}\n{drawn.picture}\n{drawn.numbers}\n")
+    return 0
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _ranks(text: str | None) -> tuple[int, ...]:
+    from orchestrator.errors import UserError
+
+    wrong = next((name for name in _names(text) if not name.isdecimal()), None)
+    if wrong is not None:
+        raise UserError(f"--rank {wrong}: ranks are whole numbers, such as --rank 4,16")
+    return tuple(int(name) for name in _names(text))

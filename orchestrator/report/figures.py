@@ -10,50 +10,31 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pandas as pd
 
 from orchestrator import statistics
-from orchestrator.plan import Plan
 from orchestrator.report import style
-from orchestrator.report.family import Family
-from orchestrator.report.summary import Line, Summary
+from orchestrator.report.material import Drawn, Material
+from orchestrator.report.spectra import layers, spectrum
+from orchestrator.report.summary import Line
 from orchestrator.results import write_csv
-from orchestrator.store import Record, Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Material:
-    """What figures are drawn from."""
-
-    plan: Plan
-    store: Store
-    records: Mapping[str, Record]
-    family: Family
-    summary: Summary
-
-    @property
-    def arms(self) -> list[str]:
-        """The arms, the baseline first; one nameless arm where the study compares none."""
-        return self.family.arms or [""]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure, the numbers in it, and what it shows in a sentence."""
-
-    figure: Figure
-    numbers: pd.DataFrame
-    caption: str
 
 
 Draw: TypeAlias = Callable[[Material], Drawn | None]
 
 
-def write_all(material: Material, folder: Path) -> dict[str, str]:
-    """Write every figure that there are numbers for, as PNG and CSV; return name -> caption."""
+@dataclass(frozen=True)
+class Written:
+    """What there is to say of a figure that was written: a sentence, and the picture as SVG."""
+
+    caption: str
+    svg: bytes
+
+
+def write_all(material: Material, folder: Path) -> dict[str, Written]:
+    """Write every figure that there are numbers for, as PNG and CSV; return them by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    captions = {}
+    written = {}
     with style.house_rules():
         for name, draw in FIGURES.items():
             for path in (folder / f"{name}.png", folder / f"{name}.csv"):
@@ -62,8 +43,8 @@ def write_all(material: Material, folder: Path) -> dict[str, str]:
             if drawn is not None:
                 style.save(drawn.figure, folder / f"{name}.png")
                 write_csv(drawn.numbers, folder / f"{name}.csv")
-                captions[name] = drawn.caption
-    return captions
+                written[name] = Written(drawn.caption, style.as_svg(drawn.figure))
+    return written
 
 
 # -- loss curves ------------------------------------------------------------------------------------------
@@ -75,7 +56,7 @@ def loss_curves(material: Material) -> Drawn | None:
     if curves.empty:
         return None
     panels = list(dict.fromkeys(curves["panel"]))
-    columns = min(len(panels), 3)
+    columns = style.columns_for(len(panels))
     rows = -(-len(panels) // columns)
     drawn, axes = style.figure(columns, rows, width=2.0 + 2.6 * columns, height=0.9 + 2.6 * rows)
     for axis, panel in zip(axes, panels, strict=False):
@@ -103,7 +84,7 @@ def loss_curves(material: Material) -> Drawn | None:
 def _curves(material: Material) -> pd.DataFrame:
     """Return panel, arm, step, mean, low, high, n of the held-out loss; failed runs are not in it."""
     found = []
-    for group, rows in material.family.cells():
+    for group, rows in material.cells():
         panel = ", ".join(f"{name} {value}" for name, value in group.items())
         for arm in material.arms:
             mine = material.family.rows_of(arm, rows) if arm else rows
@@ -123,9 +104,9 @@ def _by_step(material: Material, rows: pd.DataFrame) -> dict[int, list[float]]:
 
 def _draw_panel(axis: Axes, curves: pd.DataFrame, material: Material) -> None:
     for arm, curve in curves.groupby("arm", sort=False):
-        colour, marker = style.arm_style(material.arms, str(arm))
-        axis.plot(curve["step"], curve["mean"], color=colour, marker=marker, label=str(arm))
-        axis.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.2, linewidth=0)
+        line = style.arm_line(material.every_arm, str(arm))
+        axis.plot(curve["step"], curve["mean"], label=str(arm), **line)
+        axis.fill_between(curve["step"], curve["low"], curve["high"], color=line["color"], alpha=0.2, linewidth=0)
 
 
 def _teacher_loss(material: Material) -> float | None:
@@ -143,15 +124,14 @@ def outcome_by_rank(material: Material) -> Drawn | None:
     """At which rank does it matter? The primary outcome against rank, with base, teacher and the untrained SVD."""
     summary = material.summary
     key = "accuracy" if summary.metric == "test_accuracy" else "test_loss"
-    lines = [line for line in summary.lines if key in line.numbers]
+    lines = [line for line in material.lines if key in line.numbers]
     numbers = pd.DataFrame([{"line": line.label, **line.group, **line.numbers[key].model_dump()} for line in lines])
     if summary.group_names != ["rank"] or not any(line.kind == "arm" for line in lines):
         return None
     drawn, (axis,) = style.figure(width=6.4, height=4.2)
     for arm in material.arms:
         mine = [line for line in lines if line.kind == "arm" and line.label == (arm or line.label)]
-        colour, marker = style.arm_style(material.arms, arm)
-        _draw_against_rank(axis, mine, key, arm, {"color": colour, "marker": marker, "linestyle": "-"})
+        _draw_against_rank(axis, mine, key, arm, style.arm_line(material.every_arm, arm))
     untrained = [line for line in lines if line.kind == "untrained"]
     _draw_against_rank(axis, untrained, key, "svd, untrained", {"color": style.GREY, "marker": "x", "linestyle": ":"})
     style.rank_axis(axis, sorted({_rank(line) for line in lines if line.group}))
@@ -203,82 +183,36 @@ def _rank(line: Line) -> float:
 
 def differences(material: Material) -> Drawn | None:
     """Is the difference real? Every pair's difference, and the interval of their mean, in each group."""
-    found = [item for item in material.summary.differences if item.estimate]
+    shown = [item for item in material.summary.differences if material.selection.has(item.group)]
+    found = [item for item in shown if item.estimate and item.arm in material.arms]
     if not found:
         return None
     drawn, (axis,) = style.figure(width=6.4, height=1.6 + 0.45 * len(found))
     names, rows = [], []
     for place, item in enumerate(found):
-        colour, marker = style.arm_style(material.arms, item.arm)
+        colour, marker = style.arm_style(material.every_arm, item.arm)
         assert item.estimate is not None
         low = item.estimate.mean if item.estimate.low is None else item.estimate.low
         high = item.estimate.mean if item.estimate.high is None else item.estimate.high
-        axis.plot(item.pairs, [place + 0.2] * len(item.pairs), "o", color=colour, alpha=0.45, markersize=4)
-        axis.plot([low, high], [place, place], color=colour, linewidth=2.2)
-        axis.plot([item.estimate.mean], [place], marker=marker, color=colour, markersize=7, linestyle="none")
+        dots: dict[str, Any] = {"color": colour, "alpha": 0.45, "markersize": style.points(4)}
+        axis.plot(item.pairs, [place + 0.2] * len(item.pairs), "o", **dots)
+        axis.plot([low, high], [place, place], color=colour, linewidth=style.points(2.2))
+        look: dict[str, Any] = {"marker": marker, "color": colour, "markersize": style.points(7), "linestyle": "none"}
+        axis.plot([item.estimate.mean], [place], **look)
         where = ", ".join(f"{name} {value}" for name, value in item.group.items())
-        names.append(f"{where}\n{item.arm} − {item.baseline}" if len(material.arms) > 2 else where)
+        names.append(f"{where}\n{item.arm} − {item.baseline}" if len(material.every_arm) > 2 else where)
         rows += [{"group": where, "arm": item.arm, "difference": value} for value in item.pairs]
-    axis.axvline(0, color=style.BLACK, linewidth=1.0)
+    axis.axvline(0, color=style.BLACK, linewidth=style.points(1.0))
     axis.set_yticks(range(len(found)), names)
     axis.set_ylim(len(found) - 0.5, -0.5)
     metric = material.summary.metric.replace("_", " ")
-    arms = f"{found[0].arm} − {found[0].baseline}" if len(material.arms) <= 2 else "arm − baseline"
+    arms = f"{found[0].arm} − {found[0].baseline}" if len(material.every_arm) <= 2 else "arm − baseline"
     axis.set_xlabel(f"difference in {metric}, {arms}")
     pairs = _runs(pd.Series([len(item.pairs) for item in found]), "pair")
     style.title(drawn, "Is the difference real?", f"{pairs} (dots), their mean and its 95 % interval")
     methods = " or ".join(sorted({item.interval_method for item in found if item.interval_method}))
     caption = f"Paired differences in {metric} ({arms}), {pairs} each; interval: {methods or 'none'}."
     return Drawn(drawn, pd.DataFrame(rows), caption)
-
-
-# -- spectrum ---------------------------------------------------------------------------------------------
-
-
-def spectrum(material: Material) -> Drawn | None:
-    """How fast does the teacher's change decay? Singular values by layer type."""
-    path = _spectrum_file(material)
-    if path is None:
-        return None
-    sigma = pd.read_csv(path)
-    if sigma.empty:
-        return None
-    layers = sigma.groupby("type", sort=False)["layer"].nunique()
-    middle = sigma.groupby(["type", "index"], sort=False)["sigma"].median().reset_index()
-    drawn, (axis,) = style.figure(width=6.8, height=4.2)
-    for place, (kind, values) in enumerate(middle.groupby("type", sort=False)):
-        colour = style.TYPE_COLOURS[place % len(style.TYPE_COLOURS)]
-        look = ("-", "--", ":")[place // len(style.TYPE_COLOURS) % 3]
-        axis.plot(_from_one(values["index"]), values["sigma"], look, color=colour, label=str(kind))
-    axis.set_yscale("log")
-    style.rank_axis(axis, _ticks(material, int(_from_one(middle["index"]).max())))
-    axis.set_xlim(1, float(_from_one(middle["index"]).max()))
-    axis.set_xlabel("index of the singular value (ticks at the ranks of the study)")
-    axis.set_ylabel("singular value of the teacher's change")
-    style.legend(drawn, axis, beside=True)
-    count = f"{layers.min()}" if layers.min() == layers.max() else f"{layers.min()} to {layers.max()}"
-    style.title(
-        drawn, "How fast does the teacher's change decay?", f"singular values, median of {count} layers per type"
-    )
-    caption = f"Singular values of the teacher's weight change by layer type, median of {count} layers each."
-    return Drawn(drawn, middle, caption)
-
-
-def _spectrum_file(material: Material) -> Path | None:
-    """Return the spectrum of the largest export."""
-    exports = [run for run in material.plan.of_stage("svd_export") if run.id in material.records]
-    exports.sort(key=lambda run: float(getattr(run.config, "rank", 0)))
-    paths = [material.store.artefact(run.id) / "spectrum.csv" for run in exports]
-    return next((path for path in reversed(paths) if path.is_file()), None)
-
-
-def _from_one(index: pd.Series[Any]) -> pd.Series[Any]:
-    return index + 1 if index.min() == 0 else index
-
-
-def _ticks(material: Material, last: int) -> list[float]:
-    ranks = {float(value) for value in material.plan.study.axes.get("student.rank", ()) if isinstance(value, int)}
-    return sorted({1.0, *(rank for rank in ranks if rank <= last)})
 
 
 # -- small things -----------------------------------------------------------------------------------------
@@ -302,4 +236,5 @@ FIGURES: Mapping[str, Draw] = {
     "outcome_by_rank": outcome_by_rank,
     "differences": differences,
     "spectrum": spectrum,
+    "layers": layers,
 }

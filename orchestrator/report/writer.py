@@ -16,6 +16,7 @@ from orchestrator.report.comparison import summarise
 from orchestrator.report.current import SUMMARY, mark
 from orchestrator.report.family import Family
 from orchestrator.report.links import write_links
+from orchestrator.report.material import Material
 from orchestrator.report.summary import Summary
 from orchestrator.results import tidy, write_csv
 from orchestrator.store import Record, Store
@@ -30,9 +31,9 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     table = tidy(plan, store)
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(plan, table, records)
-    material = figures.Material(plan, store, records, Family(plan.study, table), summary)
-    captions = figures.write_all(material, folder / "figures")
-    summary = summary.model_copy(update={"figures": captions})
+    material = Material(plan, store, records, Family(plan.study, table), summary)
+    pictures = figures.write_all(material, folder / "figures")
+    summary = summary.model_copy(update={"figures": {name: picture.caption for name, picture in pictures.items()}})
     write_csv(table, folder / "results.csv")
     tables.write_csv(summary, folder / "comparison.csv")
     context = _context(plan, summary, records, command)
