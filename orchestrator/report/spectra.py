@@ -24,7 +24,7 @@ def spectrum(material: Material) -> Drawn | None:
     axis.set_yscale("log")
     style.rank_axis(axis, _ticks(material, int(_from_one(middle["index"]).max())))
     axis.set_xlim(1, float(_from_one(middle["index"]).max()))
-    axis.set_xlabel("index (ticks at the study's ranks)")
+    axis.set_xlabel("index (ticks: the study's ranks)")
     axis.set_ylabel("singular value of ΔW")
     style.legend(drawn, axis, beside=True)
     count = f"{layers.min()}" if layers.min() == layers.max() else f"{layers.min()} to {layers.max()}"
@@ -91,4 +91,5 @@ def _from_one(index: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _ticks(material: Material, last: int) -> list[float]:
-    return sorted({1.0, *(float(rank) for rank in material.ranks if rank <= last)})
+    ticks = sorted({1.0, *(float(rank) for rank in material.ranks if rank <= last)})
+    return [*ticks, float(last)] if last >= 1.5 * ticks[-1] else ticks

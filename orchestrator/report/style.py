@@ -110,9 +110,11 @@ def house_rules(of: Look = REPORT) -> Iterator[None]:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
 
+    rules = {**RULES, **{name: size * of.scale for name, size in IN_POINTS.items()}}
+    rules |= {"figure.constrained_layout.w_pad": of.padding, "figure.constrained_layout.h_pad": of.padding}
     token = _LOOK.set(of)
     try:
-        with mpl.rc_context({**RULES, **{name: size * of.scale for name, size in IN_POINTS.items()}}):
+        with mpl.rc_context(rules):
             yield
     finally:
         _LOOK.reset(token)
@@ -134,7 +136,6 @@ def figure(columns: int = 1, rows: int = 1, *, width: float = 6.4, height: float
 
     size = (look().width or width, look().height or height * look().height_scale)
     drawn = NewFigure(figsize=size, layout="constrained")
-    drawn.get_layout_engine().set(w_pad=look().padding, h_pad=look().padding)
     axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     return drawn, [axis for row in axes for axis in row]
 

@@ -1,0 +1,65 @@
+r"""Names of LaTeX macros: letters only, so numbers are spelt: \rankStudySvdRankSixteenTestLoss."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+ONES = (
+    "Zero One Two Three Four Five Six Seven Eight Nine Ten Eleven Twelve Thirteen Fourteen Fifteen Sixteen Seventeen "
+    "Eighteen Nineteen"
+).split()
+TENS = ("", "", *"Twenty Thirty Forty Fifty Sixty Seventy Eighty Ninety".split())
+POWERS = ((10**9, "Billion"), (10**6, "Million"), (10**3, "Thousand"), (100, "Hundred"))
+TOKEN = re.compile(r"\d+|[A-Za-z]+|[.+−-](?=\d)|−")
+SIGNS = {".": "Point", "-": "Minus", "−": "Minus", "+": "Plus"}
+
+
+def macro(study: str, parts: Iterable[str]) -> str:
+    """Return a macro's name, without the backslash: the study's name starts it in lower case."""
+    name = spelt(study) or "Study"
+    return name[0].lower() + name[1:] + "".join(map(spelt, parts))
+
+
+def spelt(text: str) -> str:
+    """Return text as letters, words capitalised: "rank 16" is RankSixteen, "0.05" ZeroPointZeroFive."""
+    words, is_fraction = [], False
+    for token in TOKEN.findall(text):
+        if token.isdigit():
+            words += [ONES[int(digit)] for digit in token] if is_fraction or _is_padded(token) else [cardinal(token)]
+        else:
+            words.append(SIGNS.get(token) or token[0].upper() + token[1:])
+        is_fraction = token == "."
+    return "".join(words)
+
+
+def cardinal(digits: str) -> str:
+    """Return a whole number in words; beyond 10^12, its digits."""
+    number = int(digits)
+    if number >= 10**12:
+        return "".join(ONES[int(digit)] for digit in digits)
+    if number < 20:
+        return ONES[number]
+    if number < 100:
+        return TENS[number // 10] + (ONES[number % 10] if number % 10 else "")
+    size, word = next((size, word) for size, word in POWERS if number >= size)
+    rest = number % size
+    return cardinal(str(number // size)) + word + (cardinal(str(rest)) if rest else "")
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Return the names, those that came before with "Variant" and a number after them."""
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        chosen, count = name, 1
+        while chosen in taken:
+            count += 1
+            chosen = f"{name}Variant{cardinal(str(count))}"
+        taken.add(chosen)
+        found.append(chosen)
+    return found
+
+
+def _is_padded(token: str) -> bool:
+    return len(token) > 1 and token[0] == "0"

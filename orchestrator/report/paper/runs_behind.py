@@ -1,0 +1,90 @@
+"""Which rows of results.csv a number of the comparison is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from orchestrator.report.material import Material
+from orchestrator.report.measures import BY_KEY
+from orchestrator.report.summary import Difference, Line
+from orchestrator.results import arm_stage
+from trainables.base import Scalar
+
+STEPS = ("steps_to_target", "steps_censored_at")
+
+
+def measured(material: Material, line: Line, key: str) -> tuple[str, tuple[str, ...]]:
+    """Return the column and the run ids behind one measure of a line of the comparison; "steps": to the target."""
+    rows = of_line(material, line)
+    if key == "steps":
+        there = [name for name in STEPS if name in rows]
+        return " ".join(there), _ids(rows[rows[there].notna().any(axis=1)])
+    if key == "energy" and line.kind == "arm":
+        return f"energy_{line.group.get('rank')}", _exports(material, rows)
+    if key == "gap_closed":
+        return material.summary.metric, _ends(material) + _with(rows, material.summary.metric)
+    source = BY_KEY[key].source if key in BY_KEY and BY_KEY[key].source else key
+    return source, _with(rows[rows["status"] == "done"], source)
+
+
+def of_line(material: Material, line: Line) -> pd.DataFrame:
+    """Return the rows of a line of the comparison."""
+    table = material.family.table
+    if line.kind in ("base", "teacher"):
+        return table[table["stage"] == ("base_model" if line.kind == "base" else "teacher")]
+    if line.kind == "untrained":
+        return _of_group(table[(table["stage"] == "evaluate") & (table["subject"] == "svd_export")], line.group)
+    rows = next((rows for group, rows in material.family.cells() if group == line.group), table.iloc[:0])
+    return rows if line.label == arm_stage(material.plan.study) else material.family.rows_of(line.label, rows)
+
+
+def difference(material: Material, item: Difference) -> tuple[str, ...]:
+    """Return the runs of the pairs behind a difference: those of both arms that have a partner."""
+    return pair(material, item.arm, item.group, material.summary.metric)
+
+
+def pair(material: Material, arm: str, group: Mapping[str, Scalar], column: str) -> tuple[str, ...]:
+    """Return the runs of an arm and of the baseline that have a partner in the other, both with a value."""
+    family = material.family
+    rows = next((rows for there, rows in family.cells() if there == group), family.rows.iloc[:0])
+    columns = [name for name in (STEPS if column == STEPS[0] else (column,)) if name in rows]
+    rows = rows.assign(_value=rows[columns].astype("float64").bfill(axis=1).iloc[:, 0]) if columns else rows.iloc[:0]
+    if rows.empty:
+        return ()
+    ours, theirs = family.paired(arm, rows, ["_value"])
+    whole = ours.index[ours["_value"].notna() & theirs["_value"].notna()]
+    both = pd.concat([family.rows_of(name, rows) for name in (arm, str(family.comparison.baseline))])
+    shared = [name for name in whole.names if name is not None]
+    if shared:
+        both = both[pd.MultiIndex.from_frame(both[shared]).isin(_as_tuples(whole))]
+    return _ids(both)
+
+
+def _as_tuples(index: pd.Index) -> list[tuple[object, ...]]:
+    return [value if isinstance(value, tuple) else (value,) for value in index]
+
+
+def _of_group(rows: pd.DataFrame, group: Mapping[str, Scalar]) -> pd.DataFrame:
+    for column, value in group.items():
+        rows = rows[rows[column].isna() | (rows[column] == value)] if column in rows else rows
+    return rows
+
+
+def _ends(material: Material) -> tuple[str, ...]:
+    table = material.family.table
+    return _with(table[table["stage"].isin(["base_model", "teacher"])], material.summary.metric)
+
+
+def _exports(material: Material, rows: pd.DataFrame) -> tuple[str, ...]:
+    inputs = [material.records[run].inputs for run in rows["run_id"] if run in material.records]
+    return tuple(sorted({reads["svd_export"] for reads in inputs if "svd_export" in reads}))
+
+
+def _with(rows: pd.DataFrame, column: str) -> tuple[str, ...]:
+    return _ids(rows[rows[column].notna()]) if column in rows else _ids(rows)
+
+
+def _ids(rows: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(str(run) for run in rows["run_id"])
