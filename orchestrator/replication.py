@@ -27,19 +27,32 @@ SPLITTING = ("dataset", "base_model")
 """Stages whose replicate axes make splits of the data."""
 
 
+def compared_stage(study: Study) -> str:
+    """Return the stage whose runs are compared: the arm's, or, where the arm is an axis of its own, the replicates'."""
+    comparison = study.comparison or Comparison()
+    stage, dot, _ = comparison.arm.partition(".")
+    return stage if dot else comparison.replicate.partition(".")[0]
+
+
+def outlook(plan: Plan) -> Plan:
+    """Return the plan with the runs that still wait for a selection, where there are such."""
+    found: Plan = getattr(plan, "outlook", plan)
+    return found
+
+
 def replicate_axes(study: Study) -> dict[str, str]:
     """Return the axes that make replicates with what each is part of (split, teacher, student), outermost first."""
     comparison = study.comparison or Comparison()
     named = [axis for axis in study.axes if axis.partition(".")[2] in SETTINGS or axis == comparison.replicate]
-    found = {axis: _level(axis, comparison) for axis in named if axis != comparison.arm}
+    found = {axis: _level(axis, compared_stage(study)) for axis in named if axis != comparison.arm}
     return dict(sorted(found.items(), key=lambda item: LEVELS.index(item[1])))
 
 
-def _level(axis: str, comparison: Comparison) -> str:
+def _level(axis: str, compared: str) -> str:
     stage = axis.partition(".")[0]
     if stage in SPLITTING:
         return "split"
-    return "student" if stage == comparison.arm.partition(".")[0] else "teacher"
+    return "student" if stage == compared else "teacher"
 
 
 def levels(study: Study) -> list[str]:
@@ -147,7 +160,7 @@ def _planned(study: Study, ours: Sequence[Key], theirs: Sequence[Key]) -> tuple[
 def _comparisons(plan: Plan, comparison: Comparison) -> Iterator[tuple[tuple[Scalar, ...], str, list[Key], list[Key]]]:
     """Yield group, arm and the keys of both sides for every arm against the baseline in every group."""
     study = plan.study
-    runs = [run for run in plan.of_stage(comparison.arm.partition(".")[0]) if is_for_verdict(run)]
+    runs = [run for run in outlook(plan).of_stage(compared_stage(study)) if is_for_verdict(run)]
     splits = [axis for axis in study.axes if axis != comparison.arm and axis not in replicate_axes(study)]
     groups: dict[tuple[Scalar, ...], list[Run]] = {}
     for run in runs:

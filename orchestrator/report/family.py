@@ -162,13 +162,14 @@ class Family:
 
     def _is_pending(self, rows: pd.DataFrame) -> list[bool]:
         """Say of each run whether its primary outcome may still come: the run or its evaluation is pending."""
-        waiting = self._waiting
-        return [run_id in waiting for run_id in rows["run_id"]]
+        pending, waiting = rows["status"] == PENDING, self._waiting
+        return [bool(now) or run_id in waiting for now, run_id in zip(pending, rows["run_id"], strict=True)]
 
     @cached_property
     def _waiting(self) -> set[Any]:
+        """The runs whose evaluation is pending."""
         pending = self.table[self.table["status"] == PENDING]
-        return set(pending["run_id"]) | (set(pending["subject_id"].dropna()) if "subject_id" in pending else set())
+        return set(pending["subject_id"].dropna()) if "subject_id" in pending else set()
 
 
 def _values(rows: pd.DataFrame, column: str) -> list[float]:

@@ -88,6 +88,8 @@ class _Deciding:
 
     def of(self, item: Difference) -> tuple[str, str]:
         """Return the command and the reason for its number; empty where nothing is open."""
+        if getattr(item, "unit", "replicate") == "item":
+            return "", ""
         if item.verdict == "under-powered by design":
             return self._larger()
         if item.verdict == "interim":
