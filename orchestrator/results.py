@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan, Run
+from orchestrator.report.measures import OUTCOMES
 from orchestrator.store import Record, Store
 from orchestrator.study import Study
 from trainables.base import Scalar
@@ -136,11 +137,16 @@ def _steps_to_target(run: Run, record: Record | None, goal: Target | None) -> di
 
 
 def test_metrics(plan: Plan, records: Mapping[str, Record]) -> Tested:
-    """Return by subject the `test_*` metrics of its evaluation; a truncated teacher has several, and none of them."""
+    """Return by subject the `test_*` metrics and the other outcomes of its evaluation.
+
+    A truncated teacher has several evaluations, and none of their metrics.
+    """
     evaluations = [run for run in plan.runs if "subject" in run.inputs]
     count = Counter(run.inputs["subject"] for run in evaluations)
     return {
-        run.inputs["subject"]: {k: v for k, v in records[run.id].metrics.items() if k.startswith("test_")}
+        run.inputs["subject"]: {
+            k: v for k, v in records[run.id].metrics.items() if k.startswith("test_") or k in OUTCOMES
+        }
         for run in evaluations
         if run.id in records and count[run.inputs["subject"]] == 1
     }

@@ -28,19 +28,25 @@ CODE = re.compile(r"`([^`]+)`")
 
 @dataclass(frozen=True)
 class Document:
-    """A report as pieces: what it is about, its verdicts in short, and its sections."""
+    """A report as pieces: what it is about, its verdicts in short, and its sections.
+
+    `deciding` are the commands that would decide what is not decided, each with what it rests on.
+    """
 
     title: str
     summary: Summary
     headline: str
     sections: list[Section]
+    deciding: list[tuple[str, str]]
 
 
 def compose(material: Material, context: Mapping[str, Any]) -> Document:
     """Return the document of a summary; `context` is what the writer tells every template."""
     summary = material.summary
     scale = f" at scale {summary.scale}" if summary.scale else ""
-    return Document(f"{summary.study}{scale}", summary, headline(summary), list(_sections(material, context)))
+    deciding = list(dict.fromkeys((item.decide, item.decide_why) for item in summary.differences if item.decide_why))
+    sections = list(_sections(material, context))
+    return Document(f"{summary.study}{scale}", summary, headline(summary), sections, deciding)
 
 
 def headline(summary: Summary) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +10,7 @@ import pandas as pd
 
 from orchestrator import statistics
 from orchestrator.report import style
-from orchestrator.report.material import Drawn, Material
+from orchestrator.report.material import Drawn, Material, Written
 from orchestrator.report.spectra import layers, spectrum
 from orchestrator.report.summary import Line
 from orchestrator.results import write_csv
@@ -21,14 +20,6 @@ if TYPE_CHECKING:
 
 
 Draw: TypeAlias = Callable[[Material], Drawn | None]
-
-
-@dataclass(frozen=True)
-class Written:
-    """What there is to say of a figure that was written: a sentence, and the picture as SVG."""
-
-    caption: str
-    svg: bytes
 
 
 def write_all(material: Material, folder: Path) -> dict[str, Written]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.report.document import CODE, Document, label
 from orchestrator.report.material import Written
-from orchestrator.report.paper.bibliography import Reference
+from orchestrator.report.paper.library import Reference
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -87,3 +87,11 @@ class Drawn:
     figure: Figure
     numbers: pd.DataFrame
     caption: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What there is to say of a figure that was written: a sentence, and the picture as SVG."""
+
+    caption: str
+    svg: bytes

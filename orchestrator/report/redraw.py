@@ -68,7 +68,7 @@ def _material(plan: Plan, store: Store, folder: Path, wish: Wish) -> Material:
     if is_current(plan, store, folder):
         summary = Summary.model_validate_json((folder / SUMMARY).read_text())
     else:
-        summary = summarise(plan, table, records)
+        summary = summarise(plan, table, records, store)
     material = Material(plan, store, records, Family(plan.study, table), summary)
     arms = tuple(_one_of("arm", arm, material.every_arm) for arm in wish.arms)
     for rank in wish.ranks:

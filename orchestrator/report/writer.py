@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from orchestrator.durable import write_atomically
 from orchestrator.freshness import record_states
 from orchestrator.plan import Plan
-from orchestrator.report import figures, formatting, tables
+from orchestrator.report import document, figures, formatting, html, markdown, paper, tables
+from orchestrator.report.claims.oscillation import with_oscillation
 from orchestrator.report.comparison import summarise
 from orchestrator.report.current import SUMMARY, mark
 from orchestrator.report.family import Family
 from orchestrator.report.links import write_links
-from orchestrator.report.material import Material
+from orchestrator.report.material import Material, Written
+from orchestrator.report.paper import bibliography
 from orchestrator.report.summary import Summary
-from orchestrator.results import tidy, write_csv
+from orchestrator.results import VOLATILE_COLUMNS, tidy, write_csv
 from orchestrator.store import Record, Store
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,36 +33,67 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     """Write the whole report into `folder`, from the records there are; return what it says."""
     states = record_states(plan, store)
     records = store.records(run.id for run in plan.runs)
-    table = tidy(plan, store)
+    table = _with_oscillation(tidy(plan, store), records)
     folder.mkdir(parents=True, exist_ok=True)
-    summary = summarise(plan, table, records)
+    summary = summarise(plan, table, records, store, command=command)
     material = Material(plan, store, records, Family(plan.study, table), summary)
     pictures = figures.write_all(material, folder / "figures")
-    summary = summary.model_copy(update={"figures": {name: picture.caption for name, picture in pictures.items()}})
+    captions = {name: picture.caption for name, picture in pictures.items()}
+    summary = summary.model_copy(update={"figures": captions})
     write_csv(table, folder / "results.csv")
     tables.write_csv(summary, folder / "comparison.csv")
     context = _context(plan, summary, records, command)
     for name in ("comparison.md", "report.md"):
         write_atomically(folder / name, _markdown().get_template(f"{name}.j2").render(context), durable=False)
     write_atomically(folder / "comparison.tex", _latex(summary), durable=False)
+    _write_document(replace(material, summary=summary), pictures, context, folder)
     write_links(plan, store, folder / "runs")
     write_atomically(folder / SUMMARY, summary.model_dump_json(indent=1), durable=False)
     mark(plan, folder, states)
     return summary
 
 
+def _write_document(
+    material: Material, pictures: Mapping[str, Written], context: Mapping[str, Any], folder: Path
+) -> None:
+    """Write report.html, and the paper pack beside it."""
+    composed = document.compose(material, context)
+    references = bibliography.used(material)
+    write_atomically(folder / "report.html", html.render(composed, pictures, references), durable=False)
+    paper.write(material, composed, references, folder / "paper")
+
+
+def _with_oscillation(table: pd.DataFrame, records: Mapping[str, Record]) -> pd.DataFrame:
+    """Return the tidy table with the column that is computed from the histories, before those of time and place."""
+    found = with_oscillation(table, records)
+    last = [name for name in VOLATILE_COLUMNS if name in found]
+    empty = [name for name in found if name not in table and found[name].isna().all()]
+    return found[[*(name for name in found if name not in [*last, *empty]), *last]]
+
+
 def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], command: str) -> dict[str, Any]:
     methods = sorted({item.interval_method for item in summary.differences if item.interval_method})
     comparison = plan.study.comparison
+    replicates = comparison.replicate if comparison else ""
+    is_exact = all(item.is_exact for item in summary.differences)
+    interval, adjusted = _described(methods), formatting.adjusted(summary)
+    direction = f"{'Higher' if summary.higher_is_better else 'Lower'} is better."
     return {
         "summary": summary,
+        "verdicts": markdown.verdicts(summary.differences),
+        "sections": markdown.sections(summary.sections, summary.figures),
+        "adjusted": adjusted,
         "comparison": tables.markdown(tables.comparison(summary)),
         "differences": tables.markdown(tables.differences(summary)),
         "quotes": tables.markdown(tables.quotes(summary)),
-        "replicates": comparison.replicate if comparison else "",
-        "is_exact": all(item.is_exact for item in summary.differences),
-        "interval": _described(methods),
-        "direction": f"{'Higher' if summary.higher_is_better else 'Lower'} is better.",
+        "replicates": replicates,
+        "is_exact": is_exact,
+        "interval": interval,
+        "direction": direction,
+        "how_tested": (
+            f"Paired by what the arms share ({replicates}). Two-sided {'exact' if is_exact else 'Monte Carlo'} "
+            f"sign-flip test of the mean difference; the interval {interval}; {adjusted}. {direction}"
+        ),
         "words": formatting.WORDS,
         "counts": ", ".join(f"{number} {status}" for status, number in summary.counts.items()),
         "provenance": provenance(records, command),

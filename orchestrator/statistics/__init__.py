@@ -6,6 +6,7 @@
     equivalence.py  is the difference smaller than a margin, is it not worse by one
     interaction.py  does the difference depend on the rank
     steps.py        steps to target: first hits between evaluations, censoring, Kaplan-Meier, restricted means
+    power.py        how many replicates would decide
     estimates.py    means and ratios of means with their intervals
 
 What a design can reach, and the levels of several looks, need no numbers: `orchestrator.design`.
@@ -21,6 +22,7 @@ from orchestrator.statistics.equivalence import (
 from orchestrator.statistics.estimates import Estimate, Interval, gap_closed, mean_interval, ratio_of_means
 from orchestrator.statistics.families import Adjusted, adjust, holm, method_for, westfall_young
 from orchestrator.statistics.interaction import Interaction, interaction
+from orchestrator.statistics.power import power_of_difference, power_of_equivalence, replicates_for
 from orchestrator.statistics.replicates import Replicates, independent_depth, paired_differences
 from orchestrator.statistics.sign_flip import Paired, sign_flip, standardised
 from orchestrator.statistics.steps import (
@@ -60,7 +62,10 @@ __all__ = [
     "non_inferiority",
     "one_sided",
     "paired_differences",
+    "power_of_difference",
+    "power_of_equivalence",
     "ratio_of_means",
+    "replicates_for",
     "sign_flip",
     "smallest_not_inferior",
     "standardised",

@@ -1,11 +1,11 @@
 """The paper pack: what a manuscript needs of a study, made from its records.
 
-    methods.tex      a paragraph with the study's real settings and sizes
-    captions.tex     a macro for each figure's caption
-    tables.tex       the report's tables, with booktabs
-    numbers.tex      a macro for every number of the comparison, its interval and its n
-    numbers.csv      each macro's value, the column of results.csv it is computed from, and the runs
-    references.bib   the methods that were used
+methods.tex      a paragraph with the study's real settings and sizes
+captions.tex     a macro for each figure's caption
+tables.tex       the report's tables, with booktabs
+numbers.tex      a macro for every number of the comparison, its interval and its n
+numbers.csv      each macro's value, the column of results.csv it is computed from, and the runs
+references.bib   the methods that were used
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orchestrator.durable import write_atomically
 from orchestrator.report.document import Document
 from orchestrator.report.material import Material
 from orchestrator.report.paper import latex, methods, numbers
-from orchestrator.report.paper.bibliography import Reference
+from orchestrator.report.paper.library import Reference
 
 __all__ = ["write"]
 

@@ -31,25 +31,23 @@ def _keys(material: Material) -> Iterator[str]:
     yield "loshchilov2019decoupled"
     if material.summary.differences:
         yield "fisher1935design"
-        yield from adjustment(material)[1]
+        yield from (ADJUSTED_BY[method] for method in adjustments(material))
     if material.summary.quotes:
         yield "fieller1954"
-    if getattr(material.family.comparison, "margin", None) is not None:
+    if material.summary.margin is not None:
         yield "schuirmann1987"
     yield from (key for package, key in PACKAGES.items() if package in packages(material))
     if is_distributed(material):
         yield "rajbhandari2020zero"
 
 
-def adjustment(material: Material) -> tuple[str, tuple[str, ...]]:
-    """Return how the report's adjusted p came about, in words, and the references of that."""
-    told = " ".join(item.sentence for item in material.summary.differences).lower()
-    methods = [name for name, mark in ADJUSTMENTS.items() if mark in told] or ["Holm"]
-    return " or ".join(methods), tuple(ADJUSTED_BY[name] for name in methods)
+def adjustments(material: Material) -> list[str]:
+    """Return how the family's p were adjusted: westfall-young, holm, or both where lost runs made it so."""
+    used = [item.adjusted_by for item in material.summary.differences if item.p_adjusted is not None]
+    return list(dict.fromkeys(str(method) for method in used or [material.summary.method] if method in ADJUSTED_BY))
 
 
-ADJUSTMENTS = {"Westfall and Young's step-down maximum": "westfall-young", "Holm": "by holm"}
-ADJUSTED_BY = {"Westfall and Young's step-down maximum": "westfall1993", "Holm": "holm1979"}
+ADJUSTED_BY = {"westfall-young": "westfall1993", "holm": "holm1979"}
 
 
 def init_references(material: Material) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from orchestrator.report import tables as report_tables
@@ -24,7 +25,7 @@ SIGNS = {
     "≥": r"\ensuremath{\geq}",
     "“": "``",
     "”": "''",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     "→": r"\ensuremath{\rightarrow}",
     "α": r"\ensuremath{\alpha}",
     "…": r"\ldots{}",
@@ -96,4 +97,4 @@ def _row(cells: list[str]) -> str:
 
 
 def _label(text: str) -> str:
-    return "".join(character if character.isascii() and (character.isalnum() or character in ":-") else "-" for character in text)
+    return re.sub(r"[^A-Za-z0-9:-]", "-", text)

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable
 
 ONES = (
-    "Zero One Two Three Four Five Six Seven Eight Nine Ten Eleven Twelve Thirteen Fourteen Fifteen Sixteen Seventeen "
-    "Eighteen Nineteen"
-).split()
-TENS = ("", "", *"Twenty Thirty Forty Fifty Sixty Seventy Eighty Ninety".split())
+    *("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"),
+    *("Ten", "Eleven", "Twelve", "Thirteen", "Fourteen"),
+    *("Fifteen", "Sixteen", "Seventeen", "Eighteen", "Nineteen"),
+)
+TENS = ("", "", "Twenty", "Thirty", "Forty", "Fifty", "Sixty", "Seventy", "Eighty", "Ninety")
 POWERS = ((10**9, "Billion"), (10**6, "Million"), (10**3, "Thousand"), (100, "Hundred"))
 TOKEN = re.compile(r"\d+|[A-Za-z]+|[.+−-](?=\d)|−")
 SIGNS = {".": "Point", "-": "Minus", "−": "Minus", "+": "Plus"}
@@ -24,12 +25,12 @@ def macro(study: str, parts: Iterable[str]) -> str:
 def spelt(text: str) -> str:
     """Return text as letters, words capitalised: "rank 16" is RankSixteen, "0.05" ZeroPointZeroFive."""
     words, is_fraction = [], False
-    for token in TOKEN.findall(text):
-        if token.isdigit():
-            words += [ONES[int(digit)] for digit in token] if is_fraction or _is_padded(token) else [cardinal(token)]
+    for piece in TOKEN.findall(text):
+        if piece.isdigit():
+            words += [ONES[int(digit)] for digit in piece] if is_fraction or _is_padded(piece) else [cardinal(piece)]
         else:
-            words.append(SIGNS.get(token) or token[0].upper() + token[1:])
-        is_fraction = token == "."
+            words.append(SIGNS.get(piece) or piece[0].upper() + piece[1:])
+        is_fraction = piece == "."
     return "".join(words)
 
 
@@ -61,5 +62,5 @@ def unique(names: Iterable[str]) -> list[str]:
     return found
 
 
-def _is_padded(token: str) -> bool:
-    return len(token) > 1 and token[0] == "0"
+def _is_padded(digits: str) -> bool:
+    return len(digits) > 1 and digits[0] == "0"

@@ -63,7 +63,7 @@ def trace(material: Material) -> list[Traced]:
 
 
 def as_tex(summary: Summary, found: Sequence[Traced]) -> str:
-    """Return numbers.tex: one \\newcommand for each number."""
+    r"""Return numbers.tex: one \newcommand for each number."""
     head = f"% Numbers of the study {escape(summary.study)}; numbers.csv says what each is computed from.\n"
     return head + "".join(f"\\newcommand{{\\{item.macro}}}{{{item.shown}}}\n" for item in found)
 
@@ -118,7 +118,10 @@ def _of_difference(material: Material, item: Difference) -> Iterator[Traced]:
     source = Source(material.summary.metric, runs_behind.difference(material, item))
     if item.estimate is not None:
         yield from _spread(material, [*stem, "difference"], item.estimate, source)
-    for words, p in (("p", item.p), ("adjusted p", item.p_adjusted)):
+    if item.d_z is not None:
+        shown = number(item.d_z, 2)
+        yield Traced(names.macro(study, [*stem, "d z"]), item.d_z, shown, "d_z", source.column, source.run_ids)
+    for words, p in (("p", item.p), ("adjusted p", item.p_adjusted), ("p within margin", item.p_equivalent)):
         if p is not None:
             shown = formatting.p_value(p).replace("<", r"\ensuremath{<}")
             yield Traced(names.macro(study, [*stem, words]), p, shown, words, source.column, source.run_ids)

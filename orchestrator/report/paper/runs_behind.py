@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 import pandas as pd
 
+from orchestrator.replication import levels
 from orchestrator.report.material import Material
 from orchestrator.report.measures import BY_KEY
+from orchestrator.report.quotes import with_restricted_steps
 from orchestrator.report.summary import Difference, Line
 from orchestrator.results import arm_stage
+from orchestrator.statistics.replicates import Key
 from trainables.base import Scalar
 
 STEPS = ("steps_to_target", "steps_censored_at")
@@ -46,24 +50,32 @@ def difference(material: Material, item: Difference) -> tuple[str, ...]:
 
 
 def pair(material: Material, arm: str, group: Mapping[str, Scalar], column: str) -> tuple[str, ...]:
-    """Return the runs of an arm and of the baseline that have a partner in the other, both with a value."""
+    """Return the runs of an arm and of the baseline behind their difference: replicates that both have whole."""
     family = material.family
     rows = next((rows for there, rows in family.cells() if there == group), family.rows.iloc[:0])
-    columns = [name for name in (STEPS if column == STEPS[0] else (column,)) if name in rows]
-    rows = rows.assign(_value=rows[columns].astype("float64").bfill(axis=1).iloc[:, 0]) if columns else rows.iloc[:0]
-    if rows.empty:
-        return ()
-    ours, theirs = family.paired(arm, rows, ["_value"])
-    whole = ours.index[ours["_value"].notna() & theirs["_value"].notna()]
-    both = pd.concat([family.rows_of(name, rows) for name in (arm, str(family.comparison.baseline))])
-    shared = [name for name in whole.names if name is not None]
-    if shared:
-        both = both[pd.MultiIndex.from_frame(both[shared]).isin(_as_tuples(whole))]
-    return _ids(both)
+    if column == STEPS[0]:
+        rows, column = with_restricted_steps(rows), "_steps"
+    sides = [family.rows_of(name, rows) for name in (arm, str(family.comparison.baseline))]
+    found = family.compared(arm, rows, column).found.differences
+    keys = [family.keys(side) for side in sides]
+    parts = [at for at in range(len(levels(material.plan.study))) if all(key[at] is not None for key in chain(*keys))]
+    reduced = [[tuple(key[at] for at in parts) for key in side] for side in keys]
+    whole = [_whole(side, of, column) for side, of in zip(sides, reduced, strict=True)]
+    depth = len(next(iter(found), ()))
+    return tuple(
+        str(run)
+        for side, of in zip(sides, reduced, strict=True)
+        for run, key in zip(side["run_id"], of, strict=True)
+        if key in whole[0] & whole[1] and key[:depth] in found
+    )
 
 
-def _as_tuples(index: pd.Index) -> list[tuple[object, ...]]:
-    return [value if isinstance(value, tuple) else (value,) for value in index]
+def _whole(rows: pd.DataFrame, keys: list[Key], column: str) -> set[Key]:
+    """Return the replicates all of whose runs have a value."""
+    if column not in rows:
+        return set()
+    lacking = {key for key, value in zip(keys, rows[column].isna(), strict=True) if value}
+    return set(keys) - lacking
 
 
 def _of_group(rows: pd.DataFrame, group: Mapping[str, Scalar]) -> pd.DataFrame:
