@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.report import formatting, spectra, tables
 from orchestrator.report.material import Material
+from orchestrator.report.measures import MEASURES
 from orchestrator.report.sections import Grid, Section
 from orchestrator.report.summary import Summary
 
@@ -93,7 +94,9 @@ def _comparison(summary: Summary, context: Mapping[str, Any]) -> Section:
         f"ended otherwise. Steps to target: the median{target}; “> N” means that the middle run had not reached it "
         "after N steps."
     )
-    grids = [_grid(tables.comparison(summary), caption="Base, teacher and arms. " + cells)]
+    grids = [_grid(_outcomes(summary), caption="Base, teacher and arms: outcomes. " + cells)]
+    if (others := _others(summary)).header:
+        grids.append(_grid(others, caption="Base, teacher and arms: what else was measured, and what it cost."))
     if summary.differences:
         grids.append(_grid(tables.differences(summary), caption="Paired differences. " + str(context["how_tested"])))
     if any(value for item in summary.quotes for value in (item.initial_loss, item.steps, item.final_loss)):
@@ -102,6 +105,22 @@ def _comparison(summary: Summary, context: Mapping[str, Any]) -> Section:
     return Section(name="comparison", title="Comparison", paragraphs=notes, grids=grids)
 
 
+def _outcomes(summary: Summary) -> tables.Table:
+    """Return the comparison in losses, answers, gap and steps, the primary outcome first: what fits beside each other."""
+    found = sorted((m for m in MEASURES if m.key in OUTCOMES), key=lambda m: m.source != summary.metric)
+    return tables.comparison(summary, found)
+
+
+def _others(summary: Summary) -> tables.Table:
+    """Return the comparison in all other measures; without a header if there is none."""
+    others = [m for m in MEASURES if m.key not in OUTCOMES and any(m.key in line.numbers for line in summary.lines)]
+    whole = tables.comparison(summary, others)
+    rows = [row[:-1] for row in whole.rows]
+    return tables.Table(whole.header[:-1] if others else [], rows, whole.rules, whole.text_columns)
+
+
+OUTCOMES = ("test_loss", "accuracy", "gap_closed", "initial_loss", "final_loss", "best_loss")
+"""Measures of the first table; those of the second are all others."""
 PERCENT = (
     "Percent of the mean of the baseline, with Fieller's 95 % interval; negative is lower. A lower initial loss of a "
     "student that starts at the teacher holds by construction: it is a check, not evidence. Runs that did not reach "
@@ -152,9 +171,8 @@ def _reproduce(summary: Summary, context: Mapping[str, Any]) -> Section:
 
 
 def _grid(table: tables.Table, *, caption: str) -> Grid:
-    return Grid(
-        header=table.header, rows=table.rows, text_columns=table.text_columns, rules=table.rules, caption=caption
-    )
+    header = [title or "verdict" for title in table.header]
+    return Grid(header=header, rows=table.rows, text_columns=table.text_columns, rules=table.rules, caption=caption)
 
 
 def _words(name: str) -> str:

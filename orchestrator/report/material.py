@@ -33,7 +33,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Material:
-    """What figures are drawn from, and which part of it they are to show."""
+    """What figures are drawn from, and which part of it they are to show; `command` is what made the report."""
 
     plan: Plan
     store: Store
@@ -41,6 +41,7 @@ class Material:
     family: Family
     summary: Summary
     selection: Selection = Selection()
+    command: str = ""
 
     @property
     def every_arm(self) -> list[str]:

@@ -50,7 +50,7 @@ class TerminalReport:
         yield from self._details()
         yield from self._failures()
         yield Text()
-        for name in ("report.md", "comparison.csv", "results.csv", "figures"):
+        for name in ("report.html", "report.md", "comparison.csv", "results.csv", "figures", "paper"):
             if (self.folder / name).exists():
                 yield Text(f"{self.folder / name}", overflow="ignore", no_wrap=True)
 

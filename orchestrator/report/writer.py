@@ -36,7 +36,7 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     table = _with_oscillation(tidy(plan, store), records)
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(plan, table, records, store, command=command)
-    material = Material(plan, store, records, Family(plan.study, table), summary)
+    material = Material(plan, store, records, Family(plan.study, table), summary, command=command)
     pictures = figures.write_all(material, folder / "figures")
     captions = {name: picture.caption for name, picture in pictures.items()}
     summary = summary.model_copy(update={"figures": captions})

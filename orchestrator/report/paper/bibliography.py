@@ -64,13 +64,18 @@ def keys_in(reference: str) -> list[str]:
 
 
 def packages(material: Material) -> dict[str, str]:
-    """Return the versions of the libraries that the records name, of several versions all; DeepSpeed's if used."""
+    """Return the versions of the libraries that the records name, of several versions all.
+
+    Records name what is installed: DeepSpeed counts where a run had several workers, Ray unless it was `--local`.
+    """
     found: dict[str, set[str]] = {}
     for record in material.records.values():
         for name, version in record.provenance.packages.items():
             found.setdefault(name, set()).add(version)
     if not is_distributed(material):
         found.pop("deepspeed", None)
+    if "--local" in material.command.split():
+        found.pop("ray", None)
     return {name: ", ".join(sorted(versions)) for name, versions in sorted(found.items())}
 
 

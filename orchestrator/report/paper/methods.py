@@ -5,6 +5,7 @@ A sentence whose facts the records lack is left out; nothing is filled in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,9 +55,7 @@ class _Text:
         found = self.records("dataset")
         for record in found[:1]:
             settings, metrics = record.settings, record.metrics
-            counts = [
-                _sized(metrics.get(f"{name}_items"), name) for name in ("training", "train", "validation", "test")
-            ]
+            counts = [_sized(metrics.get(f"{name}_items"), word) for name, word in SPLITS.items()]
             yield (
                 f"The data are {_code(settings.get('source'))}{self.cite('stojanovski2025reasoninggym')}: "
                 f"{_listed([count for count in counts if count])} items"
@@ -100,7 +99,7 @@ class _Text:
             )
             bound = record.metrics.get("certified_bound")
             if isinstance(bound, float):
-                yield f"Singular values are certified to a relative error of {_power(bound)}."
+                yield f"Singular values are certified to a relative error of {_power(float(f'{bound:.1e}'))}."
 
     def students(self) -> Iterator[str]:
         found = self.records(arm_stage(self.material.plan.study))
@@ -113,13 +112,19 @@ class _Text:
         told = [self._arm(arm) for arm in self.material.family.arms]
         if told:
             yield f"They differ in their start: {'; '.join(told)}."
-        yield from (f"Learning rates ({escape(group)}): {rates}." for group, rates in self._rates())
+        by_rates: dict[str, list[str]] = {}
+        for group, rates in self._rates():
+            by_rates.setdefault(rates, []).append(group)
+        for rates, groups in by_rates.items():
+            where = f" at {escape(_listed([group for group in groups if group]))}" if any(groups) else ""
+            yield f"Learning rates{where}: {rates}."
 
     def _arm(self, arm: str) -> str:
         from trainables import inits
 
         references = bibliography.init_references(self.material)
-        label = f" ({escape(inits.find(arm).label)})" if arm in references else ""
+        label = inits.find(arm).label if arm in references else arm
+        label = f" ({escape(label)})" if label != arm else ""
         return f"{_code(arm)}{label}{self.cite(*bibliography.keys_in(references.get(arm, '')))}"
 
     def _rates(self) -> Iterator[tuple[str, str]]:
@@ -130,7 +135,7 @@ class _Text:
                 f"{_code(arm)} {_listed([_power(rate) for rate in rates])}" for arm, rates in by_arm.items() if rates
             ]
             if told:
-                yield formatting.group(group) or "by arm", ", ".join(told)
+                yield formatting.group(group), ", ".join(told)
 
     def tuning(self) -> Iterator[str]:
         rows = self.material.family.tuning
@@ -157,10 +162,10 @@ class _Text:
             f"{_intervals(sorted({item.interval_method for item in found if item.interval_method}))}."
         )
         keys = [bibliography.ADJUSTED_BY[method] for method in bibliography.adjustments(self.material)]
-        adjusted = formatting.adjusted(summary)
+        adjusted = re.sub(r"^p adjusted", "the values of p are adjusted", formatting.adjusted(summary))
         yield f"{escape(adjusted[0].upper() + adjusted[1:])}{self.cite(*keys)}, at a level of {summary.alpha:g}."
         if summary.counted:
-            yield f"{escape(summary.counted[0].upper() + summary.counted[1:])}."
+            yield f"Here {escape(summary.counted)}."
         if summary.looks:
             looks = _listed(list(map(str, summary.looks)))
             yield f"Looks were declared after {looks} replicates; they share the level."
@@ -196,6 +201,7 @@ class _Text:
             yield f"Commit: {', '.join(map(_code, commits))}."
 
 
+SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 SIZES = (("parameters", "parameters"), ("layers", "layers"), ("hidden_size", "hidden units"))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.report import formatting
 from orchestrator.report.material import Material
-from orchestrator.report.measures import BY_KEY
+from orchestrator.report.measures import BY_KEY, Measure
 from orchestrator.report.paper import names, runs_behind
 from orchestrator.report.paper.latex import escape
 from orchestrator.report.summary import Difference, Line, Number, Quote, Summary
@@ -83,7 +83,7 @@ def number(value: float, places: int) -> str:
     """Return a number as LaTeX that is right in text and in mathematics."""
     if not math.isfinite(value):
         return rf"\ensuremath{{{'-' if value < 0 else ''}\infty}}"
-    text = f"{value:.{places}f}"
+    text = f"{value:,.{places}f}".replace(",", "{,}")
     return rf"\ensuremath{{{text}}}" if text.startswith("-") else text
 
 
@@ -103,7 +103,7 @@ def _of_line(material: Material, line: Line) -> Iterator[Traced]:
         source = Source(*runs_behind.measured(material, line, key))
         measure = BY_KEY.get(key)
         scale = 100.0 if measure and measure.form == "percent" else 1.0
-        places = None if measure is None else 0 if measure.form == "count" else measure.places
+        places = _single_places(measure, value) if measure else None
         yield from _spread(material, [*stem, key], value, source, scale=scale, places=places)
     if line.steps is not None:
         column, ids = runs_behind.measured(material, line, "steps")
@@ -165,6 +165,13 @@ def _spread(
         yield Traced(names.macro(study, [*stem, "low"]), value.low, low, "low", source.column, ids)
         yield Traced(names.macro(study, [*stem, "high"]), value.high, high, "high", source.column, ids)
     yield Traced(names.macro(study, [*stem, "n"]), value.n, str(value.n), "n", source.column, ids)
+
+
+def _single_places(measure: Measure, value: Number) -> int | None:
+    """Return the decimals of a value without an interval; None: three digits."""
+    if measure.form == "seconds":
+        return 0 if value.mean >= 10 else 1
+    return 0 if measure.form == "count" else measure.places
 
 
 def _places(value: Number, scale: float, places: int | None) -> int:
