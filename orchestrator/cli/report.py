@@ -99,6 +99,7 @@ def _check(options: argparse.Namespace) -> None:
     given = [name for name in ("arms", "rank", "slide", "column", "format", "out") if getattr(options, name)]
     if given and not options.figure:
         raise UserError(f"--{given[0]} is for one figure; name it with --figure NAME")
+    _ranks(options.rank)
     ending = Path(options.out or "a.png").suffix[1:].lower()
     if ending not in FORMATS or (options.format not in (None, ending) and options.out):
         raise UserError(f"--out {options.out}: the file ends in {' or '.join(FORMATS)}, and agrees with --format")

@@ -106,7 +106,7 @@ def _comparison(summary: Summary, context: Mapping[str, Any]) -> Section:
 
 
 def _outcomes(summary: Summary) -> tables.Table:
-    """Return the comparison in losses, answers, gap and steps, the primary outcome first: what fits beside each other."""
+    """Return the comparison in losses, answers, gap and steps, the primary outcome first."""
     found = sorted((m for m in MEASURES if m.key in OUTCOMES), key=lambda m: m.source != summary.metric)
     return tables.comparison(summary, found)
 
