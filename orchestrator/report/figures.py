@@ -33,6 +33,7 @@ def write_all(material: Material, folder: Path) -> dict[str, Written]:
             drawn = draw(material)
             if drawn is not None:
                 style.save(drawn.figure, folder / f"{name}.png")
+                drawn.figure.set_layout_engine("none")  # laid out once for both pictures: half of their time
                 write_csv(drawn.numbers, folder / f"{name}.csv")
                 written[name] = Written(drawn.caption, style.as_svg(drawn.figure))
     return written

@@ -98,15 +98,15 @@ def _of_family(material: Material) -> Iterator[Traced]:
 
 
 def _of_line(material: Material, line: Line) -> Iterator[Traced]:
-    stem = [line.label, *_group(line.group)]
+    stem, rows = [line.label, *_group(line.group)], runs_behind.of_line(material, line)
     for key, value in line.numbers.items():
-        source = Source(*runs_behind.measured(material, line, key))
+        source = Source(*runs_behind.measured(material, line, rows, key))
         measure = BY_KEY.get(key)
         scale = 100.0 if measure and measure.form == "percent" else 1.0
         places = _single_places(measure, value) if measure else None
         yield from _spread(material, [*stem, key], value, source, scale=scale, places=places)
     if line.steps is not None:
-        column, ids = runs_behind.measured(material, line, "steps")
+        column, ids = runs_behind.measured(material, line, rows, "steps")
         for name, count in line.steps.model_dump().items():
             shown = rf"\ensuremath{{>}}{line.steps.horizon}" if count is None else f"{count:g}"
             macro = names.macro(material.summary.study, [*stem, "steps to target", name])

@@ -19,9 +19,11 @@ from trainables.base import Scalar
 STEPS = ("steps_to_target", "steps_censored_at")
 
 
-def measured(material: Material, line: Line, key: str) -> tuple[str, tuple[str, ...]]:
-    """Return the column and the run ids behind one measure of a line of the comparison; "steps": to the target."""
-    rows = of_line(material, line)
+def measured(material: Material, line: Line, rows: pd.DataFrame, key: str) -> tuple[str, tuple[str, ...]]:
+    """Return the column and the run ids behind one measure of a line, whose `rows` are those of `of_line`.
+
+    The measure "steps" is that of the steps to the target.
+    """
     if key == "steps":
         there = [name for name in STEPS if name in rows]
         return " ".join(there), _ids(rows[rows[there].notna().any(axis=1)])

@@ -3,7 +3,9 @@ from __future__ import annotations
 import base64
 import itertools
 import re
+import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,8 +14,7 @@ from orchestrator import report
 from orchestrator.report import document, html
 from orchestrator.report.html import inline
 from orchestrator.report.sections import Grid, Section
-from tests.orchestrator.report.conftest import written
-from tests.orchestrator.synthetic import rank_study
+from orchestrator.store import Store
 
 VOID = {"meta", "link", "img", "br", "hr"}
 
@@ -167,8 +168,10 @@ def test_sections_of_a_report_are_shown_whatever_they_are_about(hostile, tmp_pat
     assert "&lt;b&gt;energy&lt;/b&gt;" in page
 
 
-def test_a_report_whose_page_or_paper_was_deleted_is_made_again(tmp_path):
-    made = written(tmp_path, rank_study(ranks=(4,), seeds=2))
+def test_a_report_whose_page_or_paper_was_deleted_is_made_again(hostile, tmp_path):
+    shutil.copytree(hostile.store.root, tmp_path / "store", symlinks=True)
+    store = Store(tmp_path / "store")
+    made = replace(hostile, store=store, folder=report.report_folder(hostile.plan, store))
     names = ("report.html", "paper/numbers.csv", "paper/methods.tex")
     texts = {name: made.text(name) for name in names}
     for name in names:

@@ -10,13 +10,17 @@ import subprocess
 import pandas as pd
 import pytest
 
-from orchestrator.report.paper import names
+from orchestrator.report.comparison import summarise
+from orchestrator.report.family import Family
+from orchestrator.report.material import Material
+from orchestrator.report.paper import bibliography, methods, names
 from orchestrator.report.paper.latex import escape, inline
 from orchestrator.report.paper.library import LIBRARY
 from orchestrator.report.paper.numbers import number
+from orchestrator.results import tidy
 from tests.orchestrator.report import latex
-from tests.orchestrator.report.conftest import HOSTILE, written
-from tests.orchestrator.synthetic import rank_study
+from tests.orchestrator.report.conftest import HOSTILE
+from tests.orchestrator.synthetic import filled, rank_study
 
 TEX = ("methods.tex", "captions.tex", "tables.tex", "numbers.tex")
 
@@ -151,9 +155,13 @@ def test_the_adjustment_that_was_used_is_the_one_that_is_cited(hostile):
 
 
 def test_a_pissa_arm_brings_its_source(tmp_path):
-    made = written(tmp_path, rank_study(ranks=(4,), inits=("random", "pissa"), seeds=1))
-    assert "meng2024pissa" in latex.entries(made.text("paper/references.bib"))
-    assert "~\\cite{meng2024pissa}" in made.text("paper/methods.tex")
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), inits=("random", "pissa"), seeds=1))
+    records, table = store.records(run.id for run in plan.runs), tidy(plan, store)
+    summary = summarise(plan, table, records, store)
+    material = Material(plan, store, records, Family(study, table), summary)
+    references = bibliography.used(material)
+    assert "meng2024pissa" in {entry.key for entry in references}
+    assert "\\texttt{pissa} (PiSSA)~\\cite{meng2024pissa}" in methods.paragraph(material, references)
 
 
 def test_every_entry_of_the_library_can_be_read_and_followed():
