@@ -22,7 +22,7 @@ NARROW = ("test_loss", "accuracy", "gap_closed")
 MEDIUM = ("initial_loss", "final_loss", "test_loss", "accuracy", "gap_closed")
 WIDE = ("initial_loss", "final_loss", "best_loss", "test_loss", "accuracy", "gap_closed", "energy", "share", "seconds")
 COLOURS = {"supported": "green", "contradicted": "red", "equivalent": "cyan", "interim": "yellow"}
-DECISIVE = ("causes", "ranks", "deviations")
+DECISIVE = ("why-no-effect", "ranks", "deviations")
 """Sections whose paragraphs are shown below the verdicts; the others are in report.md."""
 
 

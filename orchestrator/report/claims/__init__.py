@@ -11,11 +11,11 @@ decide.py        the exact command that would decide what is not decided
 
 from __future__ import annotations
 
-from orchestrator.report.claims import deviations, oscillation
+from orchestrator.report.claims import causes, costs, deviations, expectations, oscillation, ranks
 from orchestrator.report.claims.basis import Basis
 from orchestrator.report.sections import Section
 
-MAKERS = (oscillation.section, deviations.section)
+MAKERS = (causes.section, ranks.section, expectations.section, costs.section, oscillation.section, deviations.section)
 
 
 def sections(basis: Basis) -> list[Section]:

@@ -11,7 +11,8 @@ import pandas as pd
 from orchestrator import statistics
 from orchestrator.plan import Plan
 from orchestrator.report.differences import Judged
-from orchestrator.report.family import Family
+from orchestrator.report.family import Family, Pairing
+from orchestrator.report.lines import reference
 from orchestrator.report.summary import Line
 from orchestrator.store import Record, Store
 from trainables.base import Scalar
@@ -58,6 +59,26 @@ class Basis:
         if not found:
             return []
         return tests([(group, pairing.found.differences) for group, pairing in found])
+
+    def from_teacher(self, arm: str) -> list[tuple[dict[str, Scalar], Pairing]]:
+        """Return student - teacher in the primary outcome by group and replicate, for one arm."""
+        metric, found = self.family.comparison.metric, []
+        for group, rows in self.cells(arm):
+            if metric in rows:
+                theirs = [reference(self.family, "teacher", row) for _, row in rows.iterrows()]
+                mine = rows.assign(_teacher=pd.Series(theirs, index=rows.index, dtype="float64"))
+                found.append((group, self.family.pair(mine, mine, metric, "_teacher")))
+        return found
+
+    def reads_teacher(self, arm: str) -> bool:
+        """Say whether the runs of an arm need a teacher, directly or through its export."""
+        fed = self.plan.dependants(run.id for run in self.plan.of_stage("teacher"))
+        return any(run_id in fed for run_id in self.family.rows_of(arm, self.family.rows)["run_id"])
+
+    def exports(self) -> list[Record]:
+        """Return the finished exports, the largest rank first."""
+        found = self.done("svd_export")
+        return sorted(found, key=lambda record: -float(record.settings.get("rank") or 0))
 
 
 @dataclass(frozen=True)
