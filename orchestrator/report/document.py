@@ -65,6 +65,16 @@ def label(verdict: str) -> str:
     return re.sub(r"[^a-z]+", "-", verdict.lower()).strip("-")
 
 
+def long_columns(grid: Grid) -> set[int]:
+    """Return the columns of a table that hold more than a few words: they are wrapped, the others are not."""
+    columns = enumerate(zip(*grid.rows, strict=True))
+    return {index for index, cells in columns if max(map(len, cells), default=0) > LONG}
+
+
+LONG = 32
+"""Characters of a cell from which on it is wrapped."""
+
+
 def _sections(material: Material, context: Mapping[str, Any]) -> Iterator[Section]:
     summary = material.summary
     used = {name for section in summary.sections for name in section.figures}

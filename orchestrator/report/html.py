@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from orchestrator.report.document import CODE, Document, label
+from orchestrator.report.document import CODE, Document, label, long_columns
 from orchestrator.report.material import Written
 from orchestrator.report.paper.library import Reference
 
@@ -55,5 +55,5 @@ def _environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(inline=inline, label=label, picture=picture)
+    environment.filters.update(inline=inline, label=label, long_columns=long_columns, picture=picture)
     return environment

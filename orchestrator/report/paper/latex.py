@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from orchestrator.report import tables as report_tables
-from orchestrator.report.document import CODE, Document
+from orchestrator.report.document import CODE, Document, long_columns
 from orchestrator.report.paper import names
 from orchestrator.report.sections import Grid
 from orchestrator.report.summary import Summary
@@ -16,27 +17,48 @@ WIDE = 8
 SIGNS = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "Δ": r"\ensuremath{\Delta}",
-    "σ": r"\ensuremath{\sigma}",
     "‖": r"\ensuremath{\Vert}",
-    "²": r"\ensuremath{^2}",
     "×": r"\ensuremath{\times}",
     "≤": r"\ensuremath{\leq}",
     "≥": r"\ensuremath{\geq}",
+    "≈": r"\ensuremath{\approx}",
+    "√": r"\ensuremath{\surd}",
+    "→": r"\ensuremath{\rightarrow}",
     "“": "``",
     "”": "''",
+    "‘": "`",
+    "’": "'",
     '"': "''",
-    "→": r"\ensuremath{\rightarrow}",
-    "α": r"\ensuremath{\alpha}",
+    "—": "---",
     "…": r"\ldots{}",
+    "\u00a0": "~",
     "\n": " ",
 }
 
 
 def escape(text: str) -> str:
-    """Return text with what is special to LaTeX escaped; letters beyond ASCII stay (UTF-8), control codes go."""
-    kept = "".join(character for character in text if character.isprintable() or character == "\n")
-    return "".join(SIGNS.get(character) or report_tables.latex(character) for character in kept)
+    """Return text with what is special to LaTeX escaped.
+
+    Letters stay (UTF-8), Greek ones and raised digits as mathematics; control codes go, and a sign that nobody knows
+    becomes its code, where the reader sees it.
+    """
+    return "".join(_escaped(character) for character in text if character.isprintable() or character in "\n\u00a0")
+
+
+def _escaped(character: str) -> str:
+    known = SIGNS.get(character)
+    if known is not None:
+        return known
+    told = report_tables.latex(character)
+    if character.isascii() or told != character:
+        return told
+    name, parts = unicodedata.name(character, ""), unicodedata.decomposition(character).split()
+    if parts[:1] == ["<super>"]:
+        return rf"\ensuremath{{^{{{chr(int(parts[1], 16)).replace('−', '-')}}}}}"
+    if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name):
+        letter = greek[2].lower() if greek[1] == "SMALL" else greek[2].capitalize()
+        return rf"\ensuremath{{\{letter}}}"
+    return character if character.isalpha() else rf"\texttt{{U+{ord(character):04X}}}"
 
 
 def inline(text: str) -> str:
@@ -71,15 +93,14 @@ def tables(document: Document) -> str:
 def _table(grid: Grid, title: str, label: str) -> str:
     caption = inline(grid.caption or title)
     body = "\n".join(_tabular(grid))
-    if len(grid.header) > WIDE:
+    if len(grid.header) > WIDE and not long_columns(grid):
         body = f"\\resizebox{{\\linewidth}}{{!}}{{%\n{body}%\n}}"
     start = f"\\begin{{table}}\n\\centering\\small\n\\caption{{{caption}}}\n\\label{{{_label(label)}}}\n"
     return f"{start}{body}\n\\end{{table}}\n"
 
 
 def _tabular(grid: Grid) -> Iterator[str]:
-    columns = "l" * grid.text_columns + "r" * (len(grid.header) - grid.text_columns)
-    yield f"\\begin{{tabular}}{{{columns}}}"
+    yield f"\\begin{{tabular}}{{{_columns(grid)}}}"
     yield "\\toprule"
     yield _row(grid.header)
     yield "\\midrule"
@@ -89,6 +110,23 @@ def _tabular(grid: Grid) -> Iterator[str]:
         yield _row(row)
     yield "\\bottomrule"
     yield "\\end{tabular}"
+
+
+def _columns(grid: Grid) -> str:
+    """Return the columns: left, right, or a paragraph where cells are long, which then share the rest of the line."""
+    long = long_columns(grid)
+    widths = [max(map(len, cells)) for cells in zip(grid.header, *grid.rows, strict=True)]
+    rest = max(0.4, 0.95 - sum(PER_LETTER * width for index, width in enumerate(widths) if index not in long))
+    whole = sum(widths[index] ** 0.5 for index in long)
+    shares = {index: rest * widths[index] ** 0.5 / whole for index in long}
+    return "".join(
+        f"p{{{shares[index]:.2f}\\linewidth}}" if index in long else "l" if index < grid.text_columns else "r"
+        for index in range(len(widths))
+    )
+
+
+PER_LETTER = 0.013
+"""Width of a letter in a small table, with its share of the space between columns, as a part of the line."""
 
 
 def _row(cells: list[str]) -> str:

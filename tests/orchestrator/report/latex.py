@@ -7,6 +7,7 @@ else LaTeX would stumble on is refused with the place where it stands.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 
 KNOWN = {
@@ -24,12 +25,25 @@ KNOWN = {
         "texttt",
     ),
     *("toprule", "midrule", "bottomrule", "ensuremath", "pm", "infty", "alpha", "sqrt", "times", "Delta", "sigma"),
-    *("Vert", "leq", "geq", "rightarrow", "textbackslash", "textasciitilde", "textasciicircum", "ldots", "url"),
+    *(
+        "Vert",
+        "leq",
+        "geq",
+        "approx",
+        "surd",
+        "beta",
+        "rightarrow",
+        "textbackslash",
+        "textasciitilde",
+        "textasciicircum",
+        "ldots",
+        "url",
+    ),
 }
 SYMBOLS = set("%&_#{}$,\\")
 TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\\\n|%[^\n]*\n?|[^\\%]", re.DOTALL)
 MATHS = re.compile(r"\\ensuremath$")
-PACKAGES = {"booktabs": ("toprule", "midrule", "bottomrule"), "graphicx": ("resizebox",)}
+TABULAR = re.compile(r"\\begin\{tabular\}\{((?:[lr]|p\{[0-9.]+\\linewidth\})+)\}(.*?)\\end\{tabular\}", re.DOTALL)
 
 
 @dataclass
@@ -55,9 +69,8 @@ def read(text: str, macros: set[str] = frozenset()) -> Read:
     found.citations = [key for keys in re.findall(r"\\cite\{([^}]*)\}", text) for key in keys.split(",")]
     found.labels = re.findall(r"\\label\{([^}]*)\}", text)
     assert len(set(found.labels)) == len(found.labels), "a label twice"
-    found.tables = [
-        _table(*match) for match in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.S)
-    ]
+    found.tables = [_table(*match) for match in TABULAR.findall(text)]
+    assert len(found.tables) == text.count("\\begin{tabular}"), "columns that nobody can read"
     return found
 
 
@@ -83,7 +96,8 @@ def _structure(text: str, found: Read, macros: set[str]) -> None:
             raise AssertionError(f"bare # {where}")
         elif not token.startswith("%"):
             assert token.isprintable() or token == "\n", f"control character {token!r}"
-            assert token.isascii() or token.isalpha(), f"{token!r} needs a symbol of LaTeX {where}"
+            is_latin = token.isalpha() and unicodedata.name(token).startswith("LATIN")
+            assert token.isascii() or is_latin, f"{token!r} needs a symbol of LaTeX {where}"
         previous = token if token != "{" else previous
     assert not stack, f"{len(stack)} braces are left open"
     assert not is_dollar, "mathematics left open"
@@ -103,6 +117,7 @@ def _command(name: str, found: Read, macros: set[str], where: str) -> None:
 
 
 def _table(columns: str, body: str) -> tuple[int, list[int]]:
+    columns = re.sub(r"p\{[^}]*\}", "p", columns)
     rows = [row for row in re.split(r"\\\\", body) if re.sub(r"\\(top|mid|bottom)rule|\s|%", "", row)]
     counts = [len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows]
     assert set(counts) <= {len(columns)}, f"rows of {sorted(set(counts))} cells in a table of {len(columns)} columns"
