@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,7 +12,7 @@ from orchestrator import statistics
 from orchestrator.report import style
 from orchestrator.report.material import Drawn, Material, Written
 from orchestrator.report.spectra import layers, spectrum
-from orchestrator.report.summary import Line
+from orchestrator.report.summary import Difference, Line
 from orchestrator.results import write_csv
 
 if TYPE_CHECKING:
@@ -179,9 +179,38 @@ def differences(material: Material) -> Drawn | None:
     found = [item for item in shown if item.estimate and item.arm in material.arms]
     if not found:
         return None
-    drawn, (axis,) = style.figure(width=6.4, height=1.6 + 0.45 * len(found))
-    names, rows = [], []
-    for place, item in enumerate(found):
+    panels = panels_of(found)
+    columns = style.columns_for(len(panels))
+    rows, tallest = -(-len(panels) // columns), max(map(len, panels.values()))
+    width = 6.4 if columns == 1 else 2.4 + 2.2 * columns
+    drawn, axes = style.figure(columns, rows, width=width, height=1.4 + rows * (0.25 + 0.45 * tallest))
+    for axis, (name, items) in zip(axes, panels.items(), strict=False):
+        _draw_differences(axis, items, material, "arm" if name else "group")
+        axis.set_title(name)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    metric = material.summary.metric.replace("_", " ")
+    compared = {item.arm for item in found}
+    arms = f"{min(compared) if len(compared) == 1 else 'arm'} − {found[0].baseline}"
+    drawn.supxlabel(f"difference in {metric}, {arms}", fontsize="medium")
+    pairs = _runs(pd.Series([len(item.pairs) for item in found]), "pair")
+    style.title(drawn, "Is the difference real?", f"{pairs} (dots), their mean and its 95 % interval")
+    methods = " or ".join(sorted({item.interval_method for item in found if item.interval_method}))
+    caption = f"Paired differences in {metric} ({arms}), {pairs} each; interval: {methods or 'none'}."
+    values = [{"group": _named(item), "arm": item.arm, "difference": pair} for item in found for pair in item.pairs]
+    return Drawn(drawn, pd.DataFrame(values), caption)
+
+
+def panels_of(found: Sequence[Difference]) -> dict[str, list[Difference]]:
+    """Return the differences by panel: a panel for each group where both arms and groups are several, else one."""
+    names = list(dict.fromkeys(_named(item) for item in found))
+    if len({item.arm for item in found}) == 1 or len(names) == 1:
+        return {names[0] if len(names) == 1 and len(found) > 1 else "": list(found)}
+    return {name: [item for item in found if _named(item) == name] for name in names}
+
+
+def _draw_differences(axis: Axes, items: Sequence[Difference], material: Material, row: str) -> None:
+    for place, item in enumerate(items):
         colour, marker = style.arm_style(material.every_arm, item.arm)
         assert item.estimate is not None
         low = item.estimate.mean if item.estimate.low is None else item.estimate.low
@@ -191,20 +220,13 @@ def differences(material: Material) -> Drawn | None:
         axis.plot([low, high], [place, place], color=colour, linewidth=style.points(2.2))
         look: dict[str, Any] = {"marker": marker, "color": colour, "markersize": style.points(7), "linestyle": "none"}
         axis.plot([item.estimate.mean], [place], **look)
-        where = ", ".join(f"{name} {value}" for name, value in item.group.items())
-        names.append(f"{where}\n{item.arm} − {item.baseline}" if len(material.every_arm) > 2 else where)
-        rows += [{"group": where, "arm": item.arm, "difference": value} for value in item.pairs]
     axis.axvline(0, color=style.BLACK, linewidth=style.points(1.0))
-    axis.set_yticks(range(len(found)), names)
-    axis.set_ylim(len(found) - 0.5, -0.5)
-    metric = material.summary.metric.replace("_", " ")
-    arms = f"{found[0].arm} − {found[0].baseline}" if len(material.every_arm) <= 2 else "arm − baseline"
-    axis.set_xlabel(f"difference in {metric}, {arms}")
-    pairs = _runs(pd.Series([len(item.pairs) for item in found]), "pair")
-    style.title(drawn, "Is the difference real?", f"{pairs} (dots), their mean and its 95 % interval")
-    methods = " or ".join(sorted({item.interval_method for item in found if item.interval_method}))
-    caption = f"Paired differences in {metric} ({arms}), {pairs} each; interval: {methods or 'none'}."
-    return Drawn(drawn, pd.DataFrame(rows), caption)
+    axis.set_yticks(range(len(items)), [item.arm if row == "arm" else _named(item) for item in items])
+    axis.set_ylim(len(items) - 0.5, -0.5)
+
+
+def _named(item: Difference) -> str:
+    return ", ".join(f"{name} {value}" for name, value in item.group.items())
 
 
 # -- small things -----------------------------------------------------------------------------------------

@@ -74,7 +74,6 @@ class Look:
     height_scale: float = 1.0
     scale: float = 1.0
     most_columns: int = 3
-    legend_columns: int = 4
     has_title: bool = True
     dpi: int = 200
     padding: float = 0.04
@@ -89,7 +88,6 @@ COLUMN = Look(
     height_scale=0.62,
     scale=0.8,
     most_columns=2,
-    legend_columns=3,
     has_title=False,
     dpi=300,
     padding=0.02,
@@ -152,7 +150,14 @@ def legend(drawn: Figure, axis: Axes, *, beside: bool = False) -> None:
     if beside and look().most_columns > 2:
         drawn.legend(handles, labels, loc="outside right center")
     else:
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(look().legend_columns, len(labels)))
+        drawn.legend(handles, labels, loc="outside lower center", ncols=_legend_columns(drawn, labels))
+
+
+def _legend_columns(drawn: Figure, labels: Sequence[str]) -> int:
+    """Return how many columns of these labels fit into the figure's width, reckoned from the size of the type."""
+    em = points(IN_POINTS["font.size"]) / 72
+    column = em * (5 + 0.62 * max(map(len, labels), default=0))
+    return max(1, min(4, len(labels), int(drawn.get_figwidth() / column)))
 
 
 STEADY: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}

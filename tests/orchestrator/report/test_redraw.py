@@ -64,6 +64,17 @@ def test_no_two_of_many_arms_look_alike():
     assert len({style.arm_style(arms, arm) for arm in arms}) == 36
 
 
+def test_differences_of_several_arms_have_a_panel_for_each_group(hostile):
+    one = hostile.summary.differences
+    more = [*one, *(item.model_copy(update={"arm": "pissa"}) for item in one)]
+    assert list(figures.panels_of(one)) == [""]
+    assert {name: [item.arm for item in items] for name, items in figures.panels_of(more).items()} == {
+        "rank 4": ["svd", "pissa"],
+        "rank 16": ["svd", "pissa"],
+    }
+    assert list(figures.panels_of(more[::2])) == ["rank 4"]
+
+
 def test_only_the_chosen_ranks_are_drawn_and_in_the_numbers(hostile, tmp_path):
     some = drawn(hostile, tmp_path, figure="loss_curves", ranks=(16,), format="svg")
     words = [item.text for item in ET.parse(some.picture).iter(f"{SVG}text")]
