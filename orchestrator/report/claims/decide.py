@@ -19,6 +19,7 @@ from orchestrator import statistics
 from orchestrator.design import can_conclude, needed_for_equivalence
 from orchestrator.plan import Plan
 from orchestrator.replication import Design, design_of, replicate_axes
+from orchestrator.report import formatting
 from orchestrator.report.differences import Judged
 from orchestrator.report.summary import Difference
 from orchestrator.statistics.power import LARGEST
@@ -121,14 +122,23 @@ class _Deciding:
         return self.words.with_options(), "goes on with what is still to come"
 
     def _fresh(self, item: Difference) -> tuple[str, str]:
+        """Return fresh replicates enough for every open comparison that any number would decide: they run together."""
         if _is_fold(self._counted_axes[0]):
             return "", "other records would decide: folds of the same ones are no fresh replicates"
-        need, why = self._powered(item)
-        if need is None:
-            return "", why
+        if self._needs[_name(item)][0] is None:
+            return "", self._needs[_name(item)][1]
+        known = [(need, why) for need, why in self._needs.values() if need is not None]
+        need, why = max(known, key=lambda pair: pair[0])
+        most = f", the most that {len(known)} open comparisons need" if len(known) > 1 else ""
         return self._extended(need, is_fresh=True), (
-            f"{why}; {need} fresh replicates, judged alone: those that were seen are spent"
+            f"{why}{most}; {need} fresh replicates, judged alone: those that were seen are spent"
         )
+
+    @cached_property
+    def _needs(self) -> dict[str, tuple[int | None, str]]:
+        """How many fresh replicates each inconclusive comparison needs, and what that rests on."""
+        open_ones = [item for item in self.judged.differences if item.verdict == "inconclusive"]
+        return {_name(item): self._powered(item) for item in open_ones if not self._is_short(item)}
 
     def _powered(self, item: Difference) -> tuple[int | None, str]:
         comparison, sd = self.design.comparison, float(np.std(item.pairs, ddof=1)) if len(item.pairs) > 1 else 0.0
@@ -148,10 +158,13 @@ class _Deciding:
                 max(least, needed_for_equivalence(family, alpha)),
             )
             need = None if need is None or near is None else max(need, near)
-        size = f"d_z {effect / sd:.2f}"
+        size = f"d_z {effect / sd:.2f}{f' at {place}' if (place := formatting.group(item.group)) else ''}"
         if need is None:
             return None, f"more than {LARGEST} replicates would be needed for 80 % power for {label}, {size}"
-        return need, f"80 % power for {label}, {size}, by {_method(self.judged)} (normal differences, noncentral t)"
+        return (
+            need,
+            f"80 % power for {label}: {size}, by {_methods(self.judged, comparison.margin)}, normal differences",
+        )
 
     def _power(self, n: int, d_z: float) -> float:
         return statistics.power_of_difference(
@@ -211,5 +224,10 @@ def _comparisons(count: int) -> str:
     return f"{count} comparison{'s' if count != 1 else ''}"
 
 
-def _method(judged: Judged) -> str:
-    return {"westfall-young": "Westfall-Young", "holm": "Holm"}.get(judged.method, "the sign-flip test")
+def _methods(judged: Judged, margin: float | None) -> str:
+    named = formatting.METHODS.get(judged.method, "the sign-flip test")
+    return f"{named} and Holm for equivalence" if margin is not None and named == "Westfall-Young" else named
+
+
+def _name(item: Difference) -> str:
+    return f"{item.arm} {formatting.group(item.group)}"
