@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.plan import Plan
 from orchestrator.report.comparison import summarise
 from orchestrator.report.summary import Summary
 from orchestrator.store import Store
@@ -53,6 +54,11 @@ def study_of(table: pd.DataFrame, **comparison: Any) -> Study:
 
 
 def summarised(table: pd.DataFrame, folder: Path, command: str = "", **comparison: Any) -> Summary:
-    """Return what a report says of the table."""
+    """Return what a report says of the table, and of a plan of the same runs."""
     study, store = study_of(table, **comparison), Store(folder)
     return summarise(planned(study, store), table, {}, store, command=command)
+
+
+def of_the_table(table: pd.DataFrame, folder: Path, **comparison: Any) -> Summary:
+    """Return what a report says of the table alone: quick, and without commands that would decide."""
+    return summarise(Plan(study_of(table, **comparison), ()), table, {}, Store(folder))

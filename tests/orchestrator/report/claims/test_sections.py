@@ -191,7 +191,7 @@ def test_a_study_of_other_arms_has_no_expectations_of_svd(tmp_path):
 
 
 def with_tokens(record: Record) -> Record:
-    """Give runs 1,000 counted tokens and time on two cores: 10 s for a student, 30 s for the teacher, 6 for the export."""
+    """Give runs 1,000 counted tokens and time on two cores: 10 s a student, 30 s the teacher, 6 the export."""
     provenance = record.provenance.model_copy(
         update={"seconds": {"teacher": 30.0, "student": 10.0, "svd_export": 6.0}.get(record.stage, 1.0)}
     )
