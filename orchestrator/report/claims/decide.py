@@ -31,7 +31,7 @@ KEPT = ("--scale", "--set", "--axis", "--place", "--teacher", "--store", "--view
 def deciding(plan: Plan, judged: Judged, command: str) -> list[Difference]:
     """Return the comparisons with the command that would decide each of them, where one is needed."""
     design = design_of(plan)
-    if design is None:
+    if design is None or not design.family:
         return judged.differences
     chosen = _Deciding(plan, design, judged, _Words.of(command, plan))
     return [
