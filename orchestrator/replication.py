@@ -7,7 +7,9 @@ student seed is a replicate with a teacher of its own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +131,7 @@ def check_looks(comparison: Comparison, planned: int) -> None:
 
 
 def design_of(plan: Plan) -> Design | None:
-    """Return the design of a plan's comparison; None where it compares no arms. Raises UserError (see check_looks)."""
+    """Return the design of a plan's comparison; None where it plans none. Raises UserError (see check_looks)."""
     from orchestrator.statistics.families import method_for
 
     study, comparison = plan.study, plan.study.comparison
@@ -141,6 +143,8 @@ def design_of(plan: Plan) -> Design | None:
     for group, arm, ours, theirs in _comparisons(plan, comparison):
         found, counted, note = _planned(study, ours, theirs)
         keys[group, arm] = found
+    if not keys:
+        return None
     method, reason = method_for(list(keys.values()))
     design = Design(comparison, keys, tuple(counted), note, method, reason)
     check_looks(comparison, design.have)
@@ -173,6 +177,34 @@ def _comparisons(plan: Plan, comparison: Comparison) -> Iterator[tuple[tuple[Sca
                 for name in (arm, comparison.baseline)
             )
             yield group, str(arm), ours, theirs
+
+
+def counted_axes(study: Study, design: Design) -> list[str]:
+    """Return the axes whose values n counts, those that can be lengthened at will first."""
+    axes = [axis for axis, level in replicate_axes(study).items() if level in design.counted]
+    return sorted(axes, key=is_fold) or [design.comparison.replicate]
+
+
+def is_fold(axis: str) -> bool:
+    """Say whether an axis' values are folds of the same records."""
+    return axis.endswith(".fold")
+
+
+def lengthened(
+    study: Study, design: Design, count: int, *, is_fresh: bool = False, avoid: Container[object] = ()
+) -> list[tuple[str, str]]:
+    """Return the options that give the study `count` replicates, or so many fresh ones; none of `avoid` is new."""
+    axes = counted_axes(study, design)
+    axis, others = axes[0], math.prod(len(study.axes[name]) for name in axes[1:])
+    each = -(-count // others)
+    if is_fold(axis):
+        folds = ",".join(map(str, range(each)))
+        return [("--set", f"{axis}s={each}"), ("--axis", f"{axis}={folds}")]
+    known = [value for value in study.axes.get(axis, ()) if isinstance(value, int)]
+    fresh = (value for value in itertools.count(max([*known, 0]) + 1) if value not in avoid)
+    values = [] if is_fresh else known[:each]
+    values += itertools.islice(fresh, each - len(values))
+    return [("--axis", f"{axis}={','.join(map(str, values))}")]
 
 
 def is_for_verdict(run: Run) -> bool:
