@@ -126,7 +126,9 @@ class Choices:
         """Return the grid of a choice; raises UserError where it is not one, or not like the others of the study."""
         grids = {grid_of(value_at(selected.grid, point, setting), setting) for point in pool}
         if len(grids) > 1:
-            raise UserError(f"{setting} has several grids where one value is selected; select it per the axes they follow")
+            raise UserError(
+                f"{setting} has several grids where one value is selected; select it per the axes they follow"
+            )
         (grid,) = grids
         first = self.grids.setdefault(setting, grid)
         if not grid.is_like(first):

@@ -27,6 +27,9 @@ class Silent:
     def finished(self, outcome):
         self.outcomes.append(outcome)
 
+    def planned(self):
+        return []
+
 
 SMALL = {
     "settings": ("teacher.steps=3", "student.steps=3", "dataset.items=60", "dataset.validation=5", "dataset.test=5"),
