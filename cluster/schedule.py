@@ -72,9 +72,9 @@ def remaining_paths(tasks: Sequence[Task]) -> dict[str, float]:
 class Schedule:
     """The tasks of one sweep. `next` takes the task to start now; `ended`, `left` and `again` say what became of it.
 
-    Tasks come in dependency order and need only each other; `add` takes more of them at any time. `next` costs nothing while nothing has changed, and
-    otherwise grows with the number of distinct shapes, nodes and running tasks; only behind a reservation does it
-    look at all ready tasks.
+    Tasks come in dependency order and need only each other; `add` takes more of them at any time. `next` costs nothing
+    while nothing has changed, and otherwise grows with the number of distinct shapes, nodes and running tasks; only
+    behind a reservation does it look at all ready tasks.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a plan cannot name yet, in words: how many runs wait for a selection, for which tuning runs, and what blocks it."""
+"""What a plan cannot name yet, in words: how many runs wait for which tuning runs, and what blocks a selection."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from cluster.base import Backend, Outcome
 from orchestrator.decisions import Action, Decision, changed_sources, decide
 from orchestrator.durable import is_full, no_space
 from orchestrator.errors import UserError
-from orchestrator.estimate import available_cpus, critical_path_s, refuse_full_disk, with_costs
+from orchestrator.estimate import available_cpus, costed, critical_path_s, refuse_full_disk, seconds_by_stage
 from orchestrator.memory import disk, fit
 from orchestrator.outlook import blocked, expected_line, made
 from orchestrator.plan import Plan, Run
@@ -74,6 +74,7 @@ class Sweep:
 
     def execute(self, decisions: Sequence[Decision]) -> int:
         """Run what is to be run; return the exit code."""
+        self.seconds = seconds_by_stage(self.store, set(self.plan.study.stages))
         runs, expected = self._weighed([item.run for item in decisions if item.action == "run"])
         self.missing, self.known = runs, {run.id for run in self.plan.runs}
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
@@ -99,8 +100,7 @@ class Sweep:
 
     def _weighed(self, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
         """Return the runs with their costs, and so what is expected; a tuning run has all that behind it."""
-        costed, _ = with_costs([*runs, *self.plan.expected], self.store)
-        runs, expected = costed[: len(runs)], costed[len(runs) :]
+        runs, expected = costed(runs, self.seconds), costed(self.plan.expected, self.seconds)
         behind_s = critical_path_s(expected)
         return [replace(run, behind_s=behind_s) if run.purpose == "tuning" else run for run in runs], expected
 
@@ -193,8 +193,9 @@ def run(
 ) -> int:
     """Execute what `plan` lacks in `store`, bring the views up to date, and return the exit code.
 
-    `replan` plans again from the records there are by then; `forget` names runs to make again. Nothing is created, and no Ray is started, where nothing is missing. Raises
-    UserError for a run that cannot fit into the memory of its GPU or within `limits`.
+    `replan` plans again from the records there are by then; `forget` names runs to make again. Nothing is created, and
+    no Ray is started, where nothing is missing. Raises UserError for a run that cannot fit into the memory of its GPU
+    or within `limits`.
     """
     decisions = decide(plan, store)
     check(plan, store, damaged_among(decisions))

@@ -91,8 +91,8 @@ class Choices:
         run = self.make(name, point)
         if self.study.replicate not in self.labels[run.id]:
             raise UserError(
-                f"the runs of {name} do not follow {self.study.replicate}, so those that tune it would be the verdict's "
-                "own; select a setting of a stage that does"
+                f"the runs of {name} do not follow {self.study.replicate}, so those that tune it would be the "
+                "verdict's own; select a setting of a stage that does"
             )
         return run
 

@@ -22,7 +22,8 @@ class Scale:
     """One named size. The mappings are settings of the stages of the same names.
 
     `learning_rates` gives each arm the rate that its grid lies around, by rank, and `learning_rates_from` says whence;
-    `tuning_seeds` are those that choose among the rates, and no verdict's. `shape` is the base model's, known before it is fetched; `places` says where the stages run.
+    `tuning_seeds` are those that choose among the rates, and no verdict's. `shape` is the base model's, known before
+    it is fetched; `places` says where the stages run.
     """
 
     name: str
