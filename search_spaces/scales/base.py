@@ -46,7 +46,6 @@ class Scale:
     def stages(self) -> dict[str, Stage]:
         """Return the six stages from base model to evaluation; each arm's learning rate is selected, by rank."""
         reads = {"base_model": "base_model", "dataset": "dataset"}
-        learning_rate = Selected(Computed(self.grid, "student.init", "student.rank"), seeds=self.tuning_seeds)
         subjects = ("base_model", "teacher", "svd_export", "student")
         truncation = By("evaluate.subject", svd_export=Axis("student.rank"), otherwise=None)
         return {
@@ -60,7 +59,7 @@ class Scale:
             ),
             "student": self._stage(
                 "student",
-                {**self.training, **self.student, "learning_rate": learning_rate},
+                {**self.training, **self.student, "learning_rate": self.selected_rate()},
                 {**reads, "svd_export": "svd_export"},
             ),
             "evaluate": self._stage("evaluate", {**self.evaluate, "rank": truncation}, {**reads, "subject": subjects}),
@@ -76,6 +75,11 @@ class Scale:
             )
         tuned = self.learning_rates[init]
         return tuned[min(tuned, key=lambda other: abs(math.log2(other / rank)))]
+
+    def selected_rate(self, *, widenings: int = 3) -> Selected:
+        """Return the students' learning rate: selected for every arm and rank from a grid of its own."""
+        grid = Computed(self.grid, "student.init", "student.rank")
+        return Selected(grid, seeds=self.tuning_seeds, widenings=widenings)
 
     def grid(self, init: str, rank: int) -> tuple[float, ...]:
         """Return the rates that an arm at a rank chooses among: half decades, alike for all arms."""
