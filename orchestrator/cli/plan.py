@@ -90,10 +90,10 @@ def execute(options: argparse.Namespace) -> int:
     out.print(f"[bold]{plan.study.name}[/bold] at scale {plan.study.scale}: {plan.study.description}\n")
     _print_decisions(decisions, everything=options.all)
     needs.print(out)
-    for line in [*map(str, plan.selections if plan.selections != tuple(plan.open) else ())]:
-        out.print(line, soft_wrap=True)
+    if len(plan.open) < len(plan.selections):
+        out.print("\n" + "\n".join(map(str, plan.selections)))
     if plan.expected:
-        out.print(f"\n{expected_line(plan, {run.id for run in missing})}", soft_wrap=True)
+        out.print(f"\n{expected_line(plan, {run.id for run in missing})}")
     if ahead:
         out.print(f"\n{len(ahead)} runs: {_time(cost, ahead)}, {_disk(needs)}")
     else:

@@ -32,7 +32,10 @@ class Silent:
 
 
 SMALL = {
-    "settings": ("teacher.steps=3", "student.steps=3", "dataset.items=60", "dataset.validation=5", "dataset.test=5"),
+    "settings": (
+        *("teacher.steps=3", "student.steps=3", "student.learning_rate=1e-3"),
+        *("dataset.items=60", "dataset.validation=5", "dataset.test=5"),
+    ),
     "axes": ("student.rank=2,4", "student.seed=1"),
 }
 
