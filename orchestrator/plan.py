@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import trainables
 from orchestrator.errors import UnknownName, UserError
-from orchestrator.identity import canonical, run_id
+from orchestrator.identity import run_id
 from orchestrator.selection import Selection, written
 from orchestrator.study import Axis, Point, Selected, Stage, Study, setting_of
 from orchestrator.tuning import Choices, Records
@@ -126,7 +126,8 @@ class Planning:
         check_names(study)
         self.study, self.planner, self.until = study, planner, until
         self.wiring = Wiring(study)
-        self.pinned: dict[bytes, Config] = {}
+        self.pinned: dict[tuple[Any, ...], Config] = {}
+        self.ids: dict[tuple[Any, ...], str] = {}
 
     def __call__(self, records: Records) -> Plan:
         """Return the plan as these records have it."""
@@ -176,7 +177,7 @@ class _Expansion:
 
     def __init__(self, planning: Planning, records: Records) -> None:
         self.study, self.planner, self.wiring = planning.study, planning.planner, planning.wiring
-        self.pinned = planning.pinned
+        self.pinned, self.ids = planning.pinned, planning.ids
         self.runs: dict[str, Run] = {}
         self.open: set[str] = set()
         self.labels: dict[str, dict[str, Any]] = {}
@@ -215,7 +216,7 @@ class _Expansion:
             is_open = is_open or source.id in self.open
         labels |= {axis: point[axis] for axis in read.axes}
         labels = {axis: labels[axis] for axis in point if axis in labels}
-        identity = run_id(name, stage.trainable, trainable.version, config.identity(), inputs)
+        identity = self.identify(name, trainable, config, inputs)
         known = self.labels.get(identity, labels)
         self.labels[identity] = {axis: value for axis, value in known.items() if labels.get(axis, ...) == value}
         if identity not in self.runs:
@@ -239,10 +240,18 @@ class _Expansion:
             choice = self.choices.select(name, setting, selected, point)
             is_open = is_open or choice.value is None
             values[setting] = choice.expected if choice.value is None else choice.value
-        key = canonical([name, {setting: repr(value) for setting, value in values.items()}])
+        key = (name, *((setting, repr(value)) for setting, value in values.items()))
         if key not in self.pinned:
             self.pinned[key] = trainable.pin(validated(name, trainable, values), self.planner)
         return self.pinned[key], is_open
+
+    def identify(self, name: str, trainable: Trainable, config: Config, inputs: Mapping[str, str]) -> str:
+        """Return a run's id; digests are kept, for most points of a study share most of their runs."""
+        key = (name, id(config), *inputs.items())
+        if key not in self.ids:
+            about = (name, self.study.stages[name].trainable, trainable.version, config.identity(), inputs)
+            self.ids[key] = run_id(*about)
+        return self.ids[key]
 
     def tuning(self, name: str, point: Point) -> Run:
         """Return the tuning run of a stage at one point; its inputs become runs of the plan with it."""
