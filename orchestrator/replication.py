@@ -22,31 +22,16 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan, Run
     from orchestrator.statistics.replicates import Key
 
-SETTINGS = ("seed", "split_seed", "fold")
-"""Axes of settings with these names are replicates; any other axis but the arm splits the family."""
 LEVELS = ("split", "teacher", "student")
 SPLITTING = ("dataset", "base_model")
 """Stages whose replicate axes make splits of the data."""
 
 
-def compared_stage(study: Study) -> str:
-    """Return the stage whose runs are compared: the arm's, or, where the arm is an axis of its own, the replicates'."""
-    comparison = study.comparison or Comparison()
-    stage, dot, _ = comparison.arm.partition(".")
-    return stage if dot else comparison.replicate.partition(".")[0]
-
-
-def outlook(plan: Plan) -> Plan:
-    """Return the plan with the runs that still wait for a selection, where there are such."""
-    found: Plan = getattr(plan, "outlook", plan)
-    return found
-
-
 def replicate_axes(study: Study) -> dict[str, str]:
     """Return the axes that make replicates with what each is part of (split, teacher, student), outermost first."""
-    comparison = study.comparison or Comparison()
-    named = [axis for axis in study.axes if axis.partition(".")[2] in SETTINGS or axis == comparison.replicate]
-    found = {axis: _level(axis, compared_stage(study)) for axis in named if axis != comparison.arm}
+    arm = (study.comparison or Comparison()).arm
+    named = [axis for axis in study.axes if study.is_replicate(axis) and axis != arm]
+    found = {axis: _level(axis, study.compared_stage) for axis in named}
     return dict(sorted(found.items(), key=lambda item: LEVELS.index(item[1])))
 
 
@@ -164,7 +149,7 @@ def _planned(study: Study, ours: Sequence[Key], theirs: Sequence[Key]) -> tuple[
 def _comparisons(plan: Plan, comparison: Comparison) -> Iterator[tuple[tuple[Scalar, ...], str, list[Key], list[Key]]]:
     """Yield group, arm and the keys of both sides for every arm against the baseline in every group."""
     study = plan.study
-    runs = [run for run in outlook(plan).of_stage(compared_stage(study)) if is_for_verdict(run)]
+    runs = [run for run in plan.outlook.of_stage(study.compared_stage) if is_for_verdict(run)]
     splits = [axis for axis in study.axes if axis != comparison.arm and axis not in replicate_axes(study)]
     groups: dict[tuple[Scalar, ...], list[Run]] = {}
     for run in runs:
@@ -209,4 +194,4 @@ def lengthened(
 
 def is_for_verdict(run: Run) -> bool:
     """Say whether a run is one that verdicts are given on; tuning runs are not."""
-    return getattr(run, "purpose", "verdict") == "verdict"
+    return run.purpose == "verdict"
