@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 from orchestrator.advice.base import Advice
 from orchestrator.plan import Plan
@@ -20,12 +19,10 @@ def precision(plan: Plan) -> Iterator[Advice]:
 
 def data(plan: Plan) -> Iterator[Advice]:
     """Yield what is advised on few records, and folds that leave records untested."""
-    for text in dict.fromkeys(
-        t for run in plan.of_stage("dataset") for t in recommend(cast(DatasetConfig, run.config))
-    ):
+    configs = [run.config for run in plan.of_stage("dataset") if isinstance(run.config, DatasetConfig)]
+    for text in dict.fromkeys(text for config in configs for text in recommend(config)):
         yield Advice("data", False, text)
-    configs = [cast(DatasetConfig, run.config) for run in plan.of_stage("dataset")]
-    for count in sorted({folds for config in configs if (folds := getattr(config, "folds", None))}):
+    for count in sorted({folds for config in configs if (folds := config.folds)}):
         missing = set(range(count)) - {config.fold for config in configs}
         every = ",".join(map(str, range(count)))
         left = f"{len(missing)} of {count} folds are left out: --axis dataset.fold={every} tests every record once"

@@ -1,6 +1,6 @@
 """The report of a study: tables, figures and verdicts, made from records alone and made again only when they change.
 
-    write(plan, store, folder)      tables, figures, links, report.md, report.json
+    write(plan, store, folder)      report.html, report.md, report.json, tables, figures, links, paper/
     is_current(plan, store, folder) whether there is nothing to write
     terminal_table(folder)          what ends a sweep on the terminal, from report.json
 

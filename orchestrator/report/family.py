@@ -160,6 +160,30 @@ class Family:
         values = ({axis: _plain(row[column]) for axis, column in columns.items()} for _, row in rows.iterrows())
         return [key_of(self.study, value) for value in values]
 
+    def reference(self, stage: str, row: Mapping[Any, Any] | pd.Series[Any]) -> float | None:
+        """Return the primary outcome of the base or the teacher that shares this row's axes; their mean if several."""
+        mine = {column: value for column in self.columns.values() if (value := _plain(row[column])) is not None}
+        fits = [
+            value for axes, value in self._outcomes(stage) if all(mine.get(name, at) == at for name, at in axes.items())
+        ]
+        return sum(fits) / len(fits) if fits else None
+
+    def _outcomes(self, stage: str) -> list[tuple[dict[str, Scalar], float]]:
+        """Return axes and primary outcome of every finished run of one stage."""
+        if stage not in self._cache:
+            rows, metric = self.table[self.table["stage"] == stage], self.comparison.metric
+            known = rows[rows[metric].notna()] if metric in rows else rows.iloc[:0]
+            columns = list(self.columns.values())
+            self._cache[stage] = [
+                ({name: at for name in columns if (at := _plain(row[name])) is not None}, float(row[metric]))
+                for _, row in known.iterrows()
+            ]
+        return self._cache[stage]
+
+    @cached_property
+    def _cache(self) -> dict[str, list[tuple[dict[str, Scalar], float]]]:
+        return {}
+
     def _is_pending(self, rows: pd.DataFrame) -> list[bool]:
         """Say of each run whether its primary outcome may still come: the run or its evaluation is pending."""
         pending, waiting = rows["status"] == PENDING, self._waiting

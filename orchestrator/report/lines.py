@@ -87,24 +87,13 @@ def _gap_closed(family: Family, rows: pd.DataFrame) -> Number | None:
     if metric not in rows:
         return None
     done = rows[rows[metric].notna()]
-    ends = [[reference(family, stage, row) for _, row in done.iterrows()] for stage in ("base_model", "teacher")]
+    ends = [[family.reference(stage, row) for _, row in done.iterrows()] for stage in ("base_model", "teacher")]
     if len(done) == 0 or any(value is None for end in ends for value in end):
         return None
     base, teacher = ([float(value) for value in end if value is not None] for end in ends)
     students = done[metric].astype(float).tolist()
     gap = statistics.gap_closed(base, teacher, students, higher_is_better=family.comparison.higher_is_better)
     return number(gap) if gap else None
-
-
-def reference(family: Family, stage: str, row: pd.Series[Any]) -> float | None:
-    """Return the primary outcome of the base or the teacher that shares this row's axes; their mean if several do."""
-    metric = family.comparison.metric
-    rows = family.table[family.table["stage"] == stage]
-    for column in family.columns.values():
-        if pd.notna(row[column]):
-            rows = rows[rows[column].isna() | (rows[column] == row[column])]
-    values = rows[metric].dropna().tolist() if metric in rows else []
-    return float(sum(values) / len(values)) if values else None
 
 
 def gap_note(family: Family) -> str:

@@ -12,7 +12,6 @@ from orchestrator import statistics
 from orchestrator.plan import Plan
 from orchestrator.report.differences import Judged
 from orchestrator.report.family import Family, Pairing
-from orchestrator.report.lines import reference
 from orchestrator.report.summary import Line
 from orchestrator.store import Record, Store
 from trainables.base import Scalar
@@ -65,7 +64,7 @@ class Basis:
         metric, found = self.family.comparison.metric, []
         for group, rows in self.cells(arm):
             if metric in rows:
-                theirs = [reference(self.family, "teacher", row) for _, row in rows.iterrows()]
+                theirs = [self.family.reference("teacher", row) for _, row in rows.iterrows()]
                 mine = rows.assign(_teacher=pd.Series(theirs, index=rows.index, dtype="float64"))
                 found.append((group, self.family.pair(mine, mine, metric, "_teacher")))
         return found

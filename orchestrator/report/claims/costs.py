@@ -88,8 +88,8 @@ def _notes(basis: Basis, once: Cost, teachers: int) -> Iterator[str]:
     yield (
         "Means over runs, from the start to the first evaluation at the target; a run that never reached it counts in "
         "full, and the mean is marked ≥. Seconds are a run's own, loading and evaluations included, in proportion to "
-        "its steps; device-seconds are seconds times its GPUs, or cores where it has none. The last two columns add all of "
-        "the teacher's and the export's cost to one student."
+        "its steps; device-seconds are seconds times its GPUs, or cores where it has none. The last two columns add "
+        "all of the teacher's and the export's cost to one student."
     )
     yield FORMULA
     if not teachers:

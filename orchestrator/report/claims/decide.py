@@ -7,7 +7,6 @@ spent nothing, and is made larger.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import numpy as np
 from orchestrator import statistics
 from orchestrator.design import can_conclude, needed_for_equivalence
 from orchestrator.plan import Plan
-from orchestrator.replication import Design, design_of, replicate_axes
+from orchestrator.replication import Design, counted_axes, design_of, is_fold, is_for_verdict, lengthened
+from orchestrator.report import formatting
 from orchestrator.report.differences import Judged
 from orchestrator.report.summary import Difference
 from orchestrator.statistics.power import LARGEST
@@ -121,14 +121,23 @@ class _Deciding:
         return self.words.with_options(), "goes on with what is still to come"
 
     def _fresh(self, item: Difference) -> tuple[str, str]:
-        if _is_fold(self._counted_axes[0]):
+        """Return fresh replicates enough for every open comparison that any number would decide: they run together."""
+        if is_fold(counted_axes(self.plan.study, self.design)[0]):
             return "", "other records would decide: folds of the same ones are no fresh replicates"
-        need, why = self._powered(item)
-        if need is None:
-            return "", why
+        if self._needs[_name(item)][0] is None:
+            return "", self._needs[_name(item)][1]
+        known = [(need, why) for need, why in self._needs.values() if need is not None]
+        need, why = max(known, key=lambda pair: pair[0])
+        most = f", the most that {len(known)} open comparisons need" if len(known) > 1 else ""
         return self._extended(need, is_fresh=True), (
-            f"{why}; {need} fresh replicates, judged alone: those that were seen are spent"
+            f"{why}{most}; {need} fresh replicates, judged alone: those that were seen are spent"
         )
+
+    @cached_property
+    def _needs(self) -> dict[str, tuple[int | None, str]]:
+        """How many fresh replicates each inconclusive comparison needs, and what that rests on."""
+        open_ones = [item for item in self.judged.differences if item.verdict == "inconclusive"]
+        return {_name(item): self._powered(item) for item in open_ones if not self._is_short(item)}
 
     def _powered(self, item: Difference) -> tuple[int | None, str]:
         comparison, sd = self.design.comparison, float(np.std(item.pairs, ddof=1)) if len(item.pairs) > 1 else 0.0
@@ -148,10 +157,13 @@ class _Deciding:
                 max(least, needed_for_equivalence(family, alpha)),
             )
             need = None if need is None or near is None else max(need, near)
-        size = f"d_z {effect / sd:.2f}"
+        size = f"d_z {effect / sd:.2f}{f' at {place}' if (place := formatting.group(item.group)) else ''}"
         if need is None:
             return None, f"more than {LARGEST} replicates would be needed for 80 % power for {label}, {size}"
-        return need, f"80 % power for {label}, {size}, by {_method(self.judged)} (normal differences, noncentral t)"
+        return (
+            need,
+            f"80 % power for {label}: {size}, by {_methods(self.judged, comparison.margin)}, normal differences",
+        )
 
     def _power(self, n: int, d_z: float) -> float:
         return statistics.power_of_difference(
@@ -174,42 +186,26 @@ class _Deciding:
         above = np.corrcoef(table.T)[np.triu_indices(table.shape[1], 1)]
         return max(0.0, float(above.mean()))
 
-    @cached_property
-    def _counted_axes(self) -> list[str]:
-        """The axes whose values n counts, those that can be lengthened at will first."""
-        axes = [axis for axis, level in replicate_axes(self.plan.study).items() if level in self.design.counted]
-        return sorted(axes, key=_is_fold) or [self.design.comparison.replicate]
-
     def _extended(self, need: int, *, is_fresh: bool = False) -> str:
         """Return the sweep with `need` replicates in all, or with so many fresh ones."""
-        axes, axis = self._counted_axes, self._counted_axes[0]
-        known = self.plan.study.axes.get(axis, ())
-        others = math.prod(len(self.plan.study.axes[name]) for name in axes if name != axis)
-        count = -(-need // others)
-        stage = axis.partition(".")[0]
-        if _is_fold(axis):
-            folds = ",".join(map(str, range(count)))
-            return self.words.with_options([("--set", f"{stage}.folds={count}"), ("--axis", f"{axis}={folds}")])
-        ints = [value for value in known if isinstance(value, int)]
-        start = max([*ints, 0]) + 1
-        fresh = (n for n in range(start, start + count + LARGEST) if n not in self._tuning_seeds)
-        values = [] if is_fresh else ints[:count]
-        values += [next(fresh) for _ in range(count - len(values))]
-        return self.words.with_options([("--axis", f"{axis}={','.join(map(str, values))}")])
+        study = self.plan.study
+        options = lengthened(study, self.design, need, is_fresh=is_fresh, avoid=self._tuning_seeds)
+        return self.words.with_options(options)
 
     @cached_property
     def _tuning_seeds(self) -> set[object]:
-        tuning = [run for run in self.plan.runs if getattr(run, "purpose", "verdict") == "tuning"]
+        tuning = [run for run in self.plan.runs if not is_for_verdict(run)]
         return {getattr(run.config, "seed", None) for run in tuning}
-
-
-def _is_fold(axis: str) -> bool:
-    return axis.endswith(".fold")
 
 
 def _comparisons(count: int) -> str:
     return f"{count} comparison{'s' if count != 1 else ''}"
 
 
-def _method(judged: Judged) -> str:
-    return {"westfall-young": "Westfall-Young", "holm": "Holm"}.get(judged.method, "the sign-flip test")
+def _methods(judged: Judged, margin: float | None) -> str:
+    named = formatting.METHODS.get(judged.method, "the sign-flip test")
+    return f"{named} and Holm for equivalence" if margin is not None and named == "Westfall-Young" else named
+
+
+def _name(item: Difference) -> str:
+    return f"{item.arm} {formatting.group(item.group)}"
