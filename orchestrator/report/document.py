@@ -18,6 +18,7 @@ from orchestrator.report.sections import Grid, Section
 from orchestrator.report.summary import Summary
 
 PLACED = {
+    "selection": ("Selected settings", ("selection",)),
     "curves": ("Curves", ("loss_curves",)),
     "outcome": ("Outcome and differences", ("outcome_by_rank", "differences")),
     "spectra": ("Spectra", ("spectrum",)),

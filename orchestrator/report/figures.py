@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pandas as pd
 
 from orchestrator import statistics
-<<<<<<< HEAD
-from orchestrator.report import style
+from orchestrator.report import selection_figure, style
 from orchestrator.report.material import Drawn, Material, Written
 from orchestrator.report.spectra import layers, spectrum
 from orchestrator.report.summary import Difference, Line
-=======
-from orchestrator.plan import Plan
-from orchestrator.report import selection_figure, style
-from orchestrator.report.family import Family
-from orchestrator.report.summary import Line, Summary
->>>>>>> 70d983d44302777076eed53a47e7246b64effbf5
 from orchestrator.results import write_csv
 
 if TYPE_CHECKING:
@@ -254,7 +247,7 @@ def _runs(counts: pd.Series[Any], noun: str = "run") -> str:
 
 def selection(material: Material) -> Drawn | None:
     """Which rate did each arm choose? See `selection_figure`."""
-    drawn = selection_figure.draw(material.plan, material.arms)
+    drawn = selection_figure.draw(material.plan, material.every_arm, material.shows)
     return None if drawn is None else Drawn(*drawn)
 
 

@@ -53,15 +53,14 @@ class Material:
         """The arms to show."""
         return [arm for arm in self.every_arm if not self.selection.arms or arm in self.selection.arms]
 
+    def shows(self, group: Mapping[str, Scalar], arm: str) -> bool:
+        """Say whether an arm in a group is to be shown; what is of no single arm always is."""
+        return self.selection.has(group) and (arm in self.arms or arm not in self.every_arm)
+
     @property
     def lines(self) -> list[Line]:
         """The lines of the comparison to show."""
-        hidden = set(self.every_arm) - set(self.arms)
-        return [
-            line
-            for line in self.summary.lines
-            if self.selection.has(line.group) and not (line.kind == "arm" and line.label in hidden)
-        ]
+        return [line for line in self.summary.lines if self.shows(line.group, line.label if line.kind == "arm" else "")]
 
     @property
     def ranks(self) -> list[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Shows: TypeAlias = Callable[[Mapping[str, Any], str], bool]
+"""Says of a group (rank 4) and an arm whether they are drawn."""
+Drawing: TypeAlias = "tuple[Figure, pd.DataFrame, str]"
 TOP = 0.97
 """Height, as a share of the panel, at which a run that diverged is drawn."""
 
 
-def draw(plan: Plan, arms: Sequence[str]) -> tuple[Figure, pd.DataFrame, str] | None:
+def draw(plan: Plan, arms: Sequence[str], shows: Shows = lambda _group, _arm: True) -> Drawing | None:
     """Return the figure, its numbers (`table`) and its caption; None where nothing is selected or nothing was tried."""
-    numbers = table(plan)
+    numbers = table(plan, shows)
     if numbers.empty or numbers["loss"].isna().all():
         return None
     panels = list(dict.fromkeys(numbers["panel"]))
-    columns = min(len(panels), 3)
+    columns = style.columns_for(len(panels))
     rows = -(-len(panels) // columns)
     drawn, axes = style.figure(columns, rows, width=2.0 + 2.6 * columns, height=1.2 + 2.6 * rows)
     for axis, panel in zip(axes, panels, strict=False):
@@ -55,14 +58,16 @@ def draw(plan: Plan, arms: Sequence[str]) -> tuple[Figure, pd.DataFrame, str] | 
     )
 
 
-def table(plan: Plan) -> pd.DataFrame:
+def table(plan: Plan, shows: Shows = lambda _group, _arm: True) -> pd.DataFrame:
     """Return a row per tuning run: where, arm, value, seed, loss (infinite: diverged), mean, whether it was chosen."""
     arm = (plan.study.comparison or Comparison()).arm
     rows = []
     for item in plan.selections:
-        others = {axis: value for axis, value in item.labels.items() if axis != arm}
+        others = {setting_of(axis): value for axis, value in item.labels.items() if axis != arm}
+        if not shows(others, str(item.labels.get(arm, ""))):
+            continue
         about = {
-            "panel": ", ".join(f"{setting_of(axis)} {value}" for axis, value in others.items()),
+            "panel": ", ".join(f"{setting} {value}" for setting, value in others.items()),
             "arm": str(item.labels.get(arm, "")),
             "setting": item.setting,
         }
@@ -83,22 +88,25 @@ def _draw_panel(axis: Axes, numbers: pd.DataFrame, arms: Sequence[str]) -> None:
         means = curve[curve["mean"] < math.inf].drop_duplicates("value")
         axis.plot(means["value"], means["mean"], color=colour, marker=marker, label=str(arm) or "all arms")
         if curve["seed"].nunique() > 1:
-            axis.plot(finite["value"], finite["loss"], ".", color=colour, alpha=0.5, markersize=5)
+            axis.plot(finite["value"], finite["loss"], ".", color=colour, alpha=0.5, markersize=style.points(5))
         chosen = means[means["is_chosen"]]
         for state, some in chosen.groupby("state"):
-            axis.plot(some["value"], some["mean"], **RING, marker=RINGS[str(state)][0])
+            axis.plot(some["value"], some["mean"], **_ring(), marker=RINGS[str(state)][0])
 
 
 RINGS = {"chosen": ("o", "chosen"), "on the edge": ("s", "chosen, on the edge of its grid")}
 """Around what was chosen, by the state of the selection: marker and name."""
-RING: dict[str, Any] = {
-    "linestyle": "none",
-    "markersize": 12,
-    "markerfacecolor": "none",
-    "markeredgecolor": style.BLACK,
-    "markeredgewidth": 1.3,
-    "zorder": 5,
-}
+
+
+def _ring() -> dict[str, Any]:
+    return {
+        "linestyle": "none",
+        "markersize": style.points(12),
+        "markerfacecolor": "none",
+        "markeredgecolor": style.BLACK,
+        "markeredgewidth": style.points(1.3),
+        "zorder": 5,
+    }
 
 
 def _fit(axis: Axes, numbers: pd.DataFrame) -> None:
@@ -115,7 +123,9 @@ def _draw_diverged(axis: Axes, numbers: pd.DataFrame, arms: Sequence[str]) -> No
     for arm, curve in numbers[numbers["loss"] == math.inf].groupby("arm", sort=False):
         colour, _ = _look(arms, str(arm))
         heights = [TOP] * len(curve)
-        axis.plot(curve["value"], heights, "x", color=colour, transform=axis.get_xaxis_transform(), markersize=6)
+        axis.plot(
+            curve["value"], heights, "x", color=colour, transform=axis.get_xaxis_transform(), markersize=style.points(6)
+        )
 
 
 def _legend(drawn: Figure, axes: Iterable[Axes], states: set[str]) -> None:
@@ -126,8 +136,8 @@ def _legend(drawn: Figure, axes: Iterable[Axes], states: set[str]) -> None:
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
-    named |= {name: Line2D([], [], **RING, marker=mark) for state, (mark, name) in RINGS.items() if state in states}
-    drawn.legend([*named.values()], [*named], loc="outside lower center", ncols=min(5, len(named)))
+    named |= {name: Line2D([], [], **_ring(), marker=mark) for state, (mark, name) in RINGS.items() if state in states}
+    drawn.legend([*named.values()], [*named], loc="outside lower center", ncols=style.legend_columns(drawn, [*named]))
 
 
 def _look(arms: Sequence[str], arm: str) -> tuple[str, str]:

@@ -150,10 +150,10 @@ def legend(drawn: Figure, axis: Axes, *, beside: bool = False) -> None:
     if beside and look().most_columns > 2:
         drawn.legend(handles, labels, loc="outside right center")
     else:
-        drawn.legend(handles, labels, loc="outside lower center", ncols=_legend_columns(drawn, labels))
+        drawn.legend(handles, labels, loc="outside lower center", ncols=legend_columns(drawn, labels))
 
 
-def _legend_columns(drawn: Figure, labels: Sequence[str]) -> int:
+def legend_columns(drawn: Figure, labels: Sequence[str]) -> int:
     """Return how many columns of these labels fit into the figure's width, reckoned from the size of the type."""
     em = points(IN_POINTS["font.size"]) / 72
     column = em * (5 + 0.62 * max(map(len, labels), default=0))

@@ -94,7 +94,7 @@ def test_a_figure_drawn_twice_is_the_same_file(hostile, tmp_path):
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ({"figure": "los_curves"}, "no figure named 'los_curves'. Did you mean 'loss_curves'? Known: loss_curves,"),
+        ({"figure": "los_curves"}, "no figure named 'los_curves'. Did you mean 'loss_curves'? Known: "),
         ({"figure": "spectrum", "arms": ("sdv",)}, "no arm named 'sdv'. Did you mean 'svd'? Known: random, svd."),
         ({"figure": "spectrum", "ranks": (5,)}, "--rank 5: no such rank here. Known: 4, 16."),
         ({"figure": "layers"}, "nothing to draw for layers of rank_study yet; there is for: loss_curves,"),
