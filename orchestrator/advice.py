@@ -14,7 +14,7 @@ from orchestrator.design import needed_replicates, smallest_p
 from orchestrator.plan import Plan, Run
 from orchestrator.study import Comparison
 from trainables.data.config import DatasetConfig
-from trainables.dataset import recommend
+from trainables.dataset import recommend, untested
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,8 @@ def _precision(plan: Plan) -> Iterator[Advice]:
 
 
 def _data(plan: Plan) -> Iterator[Advice]:
-    texts = dict.fromkeys(
-        text for run in plan.of_stage("dataset") for text in recommend(cast(DatasetConfig, run.config))
-    )
+    configs = [cast(DatasetConfig, run.config) for run in plan.of_stage("dataset")]
+    texts = dict.fromkeys([text for config in configs for text in recommend(config)] + untested(configs))
     yield from (Advice("data", False, text) for text in texts)
 
 
