@@ -57,7 +57,10 @@ def test_the_part_is_identity_but_the_whole_is_what_it_was(tmp_path: Path) -> No
     ("config", "message"),
     [
         ({"source": "chain_sum", "items": 4, "folds": 5}, "dataset.folds=5 but there are only 4 items: lower it"),
-        ({"source": "chain_sum", "items": 60, "folds": 2, "validation": 30}, "validation + one of 2 folds are 60 of 60"),
+        (
+            {"source": "chain_sum", "items": 60, "folds": 2, "validation": 30},
+            "validation + one of 2 folds are 60 of 60",
+        ),
         ({"source": "good.json", "folds": 82}, "dataset.folds=82 but there are only 81 distinct prompts: lower it"),
         ({"source": "good.json", "folds": 2, "validation": 41}, "leaves nothing of the 40 records outside fold 0"),
         ({"source": "few.json", "folds": 2, "validation": 1, "part": "second"}, "dataset.part=second is empty"),
