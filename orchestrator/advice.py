@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from orchestrator.design import needed_replicates, smallest_p
+from orchestrator.items import item_design
 from orchestrator.plan import Plan, Run
 from orchestrator.study import Comparison
 from trainables.data.config import DatasetConfig
@@ -44,6 +45,9 @@ def family_size(plan: Plan, comparison: Comparison) -> int:
 
 
 def _power(plan: Plan, comparison: Comparison) -> Advice:
+    if by_item := item_design(plan):
+        way_out = "can conclude" if by_item.can_conclude else f"demonstration; --axis {comparison.replicate}=1,2,3"
+        return Advice("design", by_item.can_conclude, f"{by_item}; {way_out}")
     have = len(plan.study.axes.get(comparison.replicate, (None,)))
     count = family_size(plan, comparison)
     need = needed_replicates(count, comparison.alpha)

@@ -6,9 +6,12 @@ of the evaluations (`items.csv`), so that a comparison by item needs nothing but
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from orchestrator.design import can_conclude
 from orchestrator.plan import Plan, Run
 from orchestrator.results import axis_columns
 from orchestrator.store import Record, Store
@@ -80,9 +83,9 @@ def planned_items(plan: Plan, records: Mapping[str, Record]) -> int | None:
     None where neither says. Folds add up; splits of one data set test the same items again, and the largest counts.
     """
     runs = list(evaluations(plan))
-    limits = [limit for run in runs if (limit := getattr(run.config, "items", None))]
+    limits: list[int] = [limit for run in runs if (limit := getattr(run.config, "items", None))]
     counts = [_tested(plan[name], records.get(name)) for name in dict.fromkeys(run.inputs["dataset"] for run in runs)]
-    known = [min([count, *limits]) for count in counts if count is not None]
+    known: list[int] = [min([count, *limits]) for count in counts if count is not None]
     if not known or len(known) < len(counts):
         return None
     return sum(known) if folds_of(plan.study) else max(known)
@@ -103,6 +106,43 @@ def _tested(dataset: Run, record: Record | None) -> int | None:
 
 def _of_fold(fold: int, folds: int, count: int) -> int:
     return count // folds + int(fold < count % folds)
+
+
+@dataclass(frozen=True)
+class ItemDesign:
+    """What a design that counts items can reach: items, folds, runs of each arm, and the size of its family."""
+
+    items: int
+    folds: int
+    runs: int
+    family: int
+    alpha: float
+
+    @property
+    def can_conclude(self) -> bool:
+        """Whether the smallest of the family's adjusted p can reach alpha, and the luck of a seed can be told."""
+        return can_conclude(self.items, self.family, self.alpha) and self.runs > 1
+
+    def __str__(self) -> str:
+        """Return the design in words."""
+        folds = f" in {self.folds} folds, each tested once" if self.folds else ""
+        runs = f"{self.runs} run{'' if self.runs == 1 else 's'} of each arm"
+        comparisons = f"{self.family} comparison{'' if self.family == 1 else 's'}"
+        return f"n counts items: {self.items}{folds}; {runs}, {comparisons}"
+
+
+def item_design(plan: Plan) -> ItemDesign | None:
+    """Return the design of a plan whose comparison counts items; None for others, and where the hub alone knows."""
+    study, comparison = plan.study, plan.study.comparison
+    items = planned_items(plan, {}) if unit_of(study) == "item" else None
+    if comparison is None or items is None:
+        return None
+    columns, repeats = axis_columns(study), replicate_columns(study)
+    sizes = {axis: len(values) for axis, values in study.axes.items()}
+    runs = math.prod(size for axis, size in sizes.items() if columns[axis] in repeats)
+    groups = [size for axis, size in sizes.items() if columns[axis] not in repeats and axis != comparison.arm]
+    family = (sizes.get(comparison.arm, 1) - 1) * math.prod(groups)
+    return ItemDesign(items, folds_of(study), runs, family, comparison.alpha)
 
 
 def item_table(plan: Plan, store: Store) -> pd.DataFrame:

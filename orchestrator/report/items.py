@@ -220,13 +220,14 @@ def sentence(view: ItemView, evidence: Evidence, case: _Case) -> str:
 
 
 def _counted(view: ItemView, evidence: Evidence, paired: statistics.ByItem) -> str:
-    """Return "81 items in 5 folds, each tested once by 3 seeds"."""
+    """Return "81 items in 5 folds, each tested once; 3 seeds"."""
     n, runs = evidence.n, paired.spread.runs
     items = f"{n} items" if n >= evidence.planned else f"{n} of {evidence.planned} items"
+    others = set(replicate_columns(view.plan.study)) - set(fold_columns(view.plan.study))
+    noun = "seed" if others == {"seed"} else "pair of runs"
     if not view.folds:
-        return f"{items}, {_times(runs, 'pair')} of runs"
-    each = f", each tested once by {_times(max(1, round(runs / view.folds)), 'pair')} of runs"
-    return f"{items} in {view.folds} folds{each}"
+        return f"{items}; {_times(runs, noun)}"
+    return f"{items} in {view.folds} folds, each tested once; {_times(max(1, round(runs / view.folds)), noun)}"
 
 
 def _p(evidence: Evidence, paired: statistics.ByItem) -> str:
@@ -252,8 +253,11 @@ def _reservation(evidence: Evidence, case: _Case) -> str:
     return said
 
 
+PLURALS = {"pair of runs": "pairs of runs"}
+
+
 def _times(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{count} {noun if count == 1 else PLURALS.get(noun, f'{noun}s')}"
 
 
 def _number(estimate: statistics.Estimate) -> Number:
