@@ -1,8 +1,8 @@
 """How often inference over items errs and covers: simulated, seeded, printed as a table (`-m slow -s`).
 
-The world is a difference of `item` + `run` + `cell`: what is hard in an item, a run's luck that all its items share, and
-the rest, each with its own standard deviation; the true difference is 0. With folds, every item meets the runs of its
-own fold alone. "items alone" is the test that forgets the runs.
+The world is a difference of `item` + `run` + `cell`: what is hard in an item, a run's luck that all its items share,
+and the rest, each with its own standard deviation; the true difference is 0. With folds, every item meets the runs of
+its own fold alone. "items alone" is the test that forgets the runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ WORLDS = 2000
 
 @dataclass(frozen=True)
 class World:
-    """A design and its luck; `least` is the coverage that is asserted, `teacher` the luck that a fold's runs share."""
+    """A design and its luck; coverage must lie within `least` and `most`.
+
+    `teacher` is the luck that all runs of a fold share: the interval is for these teachers, and does not cover others.
+    """
 
     items: int
     seeds: int
@@ -33,6 +36,7 @@ class World:
     run: float
     cell: float
     least: float
+    most: float = 1.0
     teacher: float = 0.0
     is_skewed: bool = False
     is_binary: bool = False
@@ -54,16 +58,16 @@ class World:
 
 
 CASES = {
-    "40 items, 7 seeds, no luck": World(40, 7, 1, 1, 0, 1, 0.94),
+    "40 items, 7 seeds, no luck": World(40, 7, 1, 1, 0, 1, 0.935),
     "81 items, 7 seeds, luck": World(81, 7, 1, 1, 0.3, 1, 0.92),
-    "81 items, 3 seeds, luck": World(81, 3, 1, 1, 0.3, 1, 0.89),
+    "81 items, 3 seeds, luck": World(81, 3, 1, 1, 0.3, 1, 0.915),
     "81 in 5 folds, 1 seed": World(81, 1, 5, 1, 0.3, 1, 0.95),
     "81 in 5 folds, 2 seeds": World(81, 2, 5, 1, 0.3, 1, 0.92),
     "81 in 5 folds, 3 seeds": World(81, 3, 5, 1, 0.3, 1, 0.92),
     "81 in 5 folds, 3 seeds, much luck": World(81, 3, 5, 0.3, 0.3, 1, 0.92),
     "81 in 5 folds, 3 seeds, skewed": World(81, 3, 5, 1, 0.3, 1, 0.92, is_skewed=True),
     "81 in 5 folds, 3 seeds, answers": World(81, 3, 5, 1, 0.3, 1, 0.93, is_binary=True),
-    "... for other teachers too": World(81, 3, 5, 1, 0.1, 1, 0.0, teacher=0.3),
+    "... for other teachers too": World(81, 3, 5, 1, 0.1, 1, 0.0, most=0.92, teacher=0.3),
 }
 
 
@@ -78,4 +82,4 @@ def test_the_interval_over_items_and_runs_covers(name):
         fooled += stats.ttest_1samp(spread.values, 0).pvalue <= 0.05
     share, error = covered / WORLDS, math.sqrt(0.05 * 0.95 / WORLDS)
     print(f"\n{name:<36} covers {share:.1%} (± {1.96 * error:.1%}), items alone err {fooled / WORLDS:.1%}")
-    assert share >= world.least
+    assert world.least <= share <= world.most
