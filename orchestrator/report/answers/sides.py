@@ -92,6 +92,11 @@ class SideBySide:
         shares = [subject.share(question.key) if subject else None for subject in (arm, base)]
         return 0.0 if None in shares else cast(float, shares[0]) - cast(float, shares[1])
 
+    def change(self, subject: Subject, question: Question) -> str:
+        """Return ↑ where an arm gains the question on the baseline, ↓ where it loses it, else nothing."""
+        gain = self.gain(subject, question) if subject in self.arms else 0.0
+        return "↑" if gain > 0 else "↓" if gain < 0 else ""
+
     def gained(self, arm: Subject) -> list[Question]:
         """Return the questions that the arm has right more often than the baseline."""
         return [question for question in self.questions if self.gain(arm, question) > 0]

@@ -44,7 +44,7 @@ class TerminalAnswers:
         table = self._table(shown)
         fits = console.measure(table, options=options.update(max_width=10_000)).maximum <= options.max_width
         is_short = all(len(cell) <= LONGEST_CELL for cell in self._cells(shown))
-        yield from [table] if shown and fits and is_short else self._blocks(shown)
+        yield from [table, Text()] if shown and fits and is_short else self._blocks(shown)
         yield Text(self._rest(len(shown), len(chosen)), style="dim")
 
     def _counts(self) -> Grid:
@@ -68,7 +68,7 @@ class TerminalAnswers:
         for title in ("question", "reference", *(subject.label for subject in self.sides.subjects)):
             drawn.add_column(title, no_wrap=True)
         for question in shown:
-            cells = (_marked(subject, question) for subject in self.sides.subjects)
+            cells = (self._marked(subject, question) for subject in self.sides.subjects)
             drawn.add_row(Text(plain(question.text)), Text(plain(question.reference)), *cells)
         return drawn
 
@@ -83,9 +83,18 @@ class TerminalAnswers:
             for subject in self.sides.subjects:
                 given = subject.told.get(question.key)
                 text = shortened(plain(given[0].given)) if given else NOTHING
-                drawn.add_row(_mark(subject, question), Text(subject.label, style="dim"), Text(text))
+                drawn.add_row(self._mark(subject, question), Text(subject.label, style="dim"), Text(text))
             yield drawn
             yield Text()
+
+    def _mark(self, subject: Subject, question: Question) -> Text:
+        said = mark(subject, question)
+        style = {RIGHT: "green", WRONG: "red", NOTHING: "dim"}.get(said, "yellow")
+        return Text(said + self.sides.change(subject, question), style=style)
+
+    def _marked(self, subject: Subject, question: Question) -> Text:
+        told = subject.told.get(question.key)
+        return Text.assemble(self._mark(subject, question), " ", plain(told[0].given) if told else "")
 
     def _rest(self, shown: int, chosen: int) -> str:
         several = (
@@ -96,7 +105,7 @@ class TerminalAnswers:
         what = f"{shown} of {chosen} questions" + (f" ({self.only})" if self.only else "")
         more = f"; more with --items {chosen}" if shown < chosen else ""
         others = "" if self.only else "; --only gained, lost or differing"
-        return f"{what}{more}{others}.{several}"
+        return f"{what}{more}{others}. ↑ ↓: gained, lost on {self.sides.baseline}.{several}"
 
     def _has_runs(self) -> bool:
         return any(subject.runs > 1 for subject in self.sides.subjects)
@@ -133,13 +142,3 @@ def mark(subject: Subject, question: Question) -> str:
         return NOTHING
     right = sum(item.is_right for item in told)
     return RIGHT if right == len(told) else WRONG if right == 0 else f"{right}/{len(told)}"
-
-
-def _mark(subject: Subject, question: Question) -> Text:
-    said = mark(subject, question)
-    return Text(said, style={RIGHT: "green", WRONG: "red", NOTHING: "dim"}.get(said, "yellow"))
-
-
-def _marked(subject: Subject, question: Question) -> Text:
-    told = subject.told.get(question.key)
-    return Text.assemble(_mark(subject, question), " ", plain(told[0].given) if told else "")

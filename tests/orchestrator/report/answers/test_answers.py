@@ -85,7 +85,8 @@ def test_a_wide_terminal_has_a_column_for_each_subject_and_a_narrow_one_none(sid
     assert any("question" in line and "reference" in line and "svd" in line for line in wide.splitlines())
     row = next(line for line in wide.splitlines() if line.startswith("What is 4 + 4?"))
     assert "1/2 random says 4" in row
-    assert "✗ svd says 4" in row
+    assert "✗↓ svd says 4" in row
+    assert "✓↑ 2" in next(line for line in wide.splitlines() if line.startswith("What is 1 + 1?"))
     assert "What is 4 + 4?\n" in narrow.replace(" \n", "\n").replace("  ", "")
 
 
@@ -154,7 +155,7 @@ def test_the_files_have_every_answer_of_every_rank_fold_and_seed(recorded, capsy
     arms = [row for row in rows if row["subject"] == "random" and row["rank"] == "2"]
     assert sum(row["correct"] == "0" for row in arms) == 9
     markdown = (report / "answers.md").read_text()
-    assert markdown.count("### ") == 3
+    assert markdown.count("### ") == markdown.count("| svd | ✓↑ |") == 3
     assert "| svd | 2 | 27 of 30 | 3 | 2 |" in markdown
 
 
