@@ -57,9 +57,8 @@ def markdown(groups: Sequence[SideBySide], *, title: str, only: Only | None) -> 
         parts += [_pipes(head, list(counts(sides)))]
         chosen = sides.only(only)
         said = f"{len(chosen)} of {len(sides.questions)} questions" + (f" ({only})" if only else "")
-        parts += [
-            f"{said}. Where there are several runs, the answer is the first one's; 1/2: one of two is right; ↑ ↓: gained, lost on {sides.baseline}."
-        ]
+        runs = "Where there are several runs, the answer is the first one's; 1/2: one of two is right"
+        parts += [f"{said}. {runs}; ↑ ↓: gained, lost on {sides.baseline}."]
         parts += [part for number, question in enumerate(chosen, 1) for part in _question(sides, number, question)]
     return "\n\n".join(parts) + "\n"
 

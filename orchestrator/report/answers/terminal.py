@@ -44,7 +44,11 @@ class TerminalAnswers:
         table = self._table(shown)
         fits = console.measure(table, options=options.update(max_width=10_000)).maximum <= options.max_width
         is_short = all(len(cell) <= LONGEST_CELL for cell in self._cells(shown))
-        yield from [table, Text()] if shown and fits and is_short else self._blocks(shown)
+        if shown and fits and is_short:
+            yield table
+            yield Text()
+        else:
+            yield from self._blocks(shown)
         yield Text(self._rest(len(shown), len(chosen)), style="dim")
 
     def _counts(self) -> Grid:
