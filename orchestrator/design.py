@@ -88,7 +88,7 @@ def share_alpha(sizes: Sequence[int], alpha: float = 0.05, *, method: Method = "
     for n in sizes:
         total = alpha if n == sizes[-1] else _spending(n / sizes[-1], alpha)
         level = total - (before if method == "holm" else spent)
-        spent, before = spent + _attained(level, n), total
+        spent, before = spent + attained(level, n), total
         found.append(Look(n, level))
     return tuple(found)
 
@@ -108,7 +108,7 @@ def _spending(share: float, alpha: float) -> float:
     return 2 - 2 * normal.cdf(normal.inv_cdf(1 - alpha / 2) / math.sqrt(share))
 
 
-def _attained(level: float, n: int) -> float:
+def attained(level: float, n: int) -> float:
     """Return the largest multiple of 2^(1-n) that is at most `level`: what an exact test of n pairs can spend of it."""
     if n > EXACT_UP_TO:
         return level

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.design import can_conclude
 from orchestrator.plan import Plan, Run
+from orchestrator.replication import is_for_verdict, replicate_axes
 from orchestrator.results import axis_columns
 from orchestrator.store import Record, Store
 from orchestrator.study import Study, Unit
@@ -27,8 +28,6 @@ FILE = "items.csv"
 OUTCOMES = {"test_loss": "loss", "test_accuracy": "correct"}
 """The primary outcomes that are known item by item, and their columns."""
 FOLD = "fold"
-REPLICATES = ("seed", "split_seed", FOLD)
-"""Axes of settings with these names tell the runs of one arm apart."""
 
 
 def unit_of(study: Study) -> Unit:
@@ -61,19 +60,15 @@ def fold_columns(study: Study) -> list[str]:
 
 
 def replicate_columns(study: Study) -> list[str]:
-    """Return the columns whose values tell the runs of one arm apart: seeds, splits and folds."""
-    comparison = study.comparison
-    named = {axis for axis in study.axes if axis.partition(".")[2] in REPLICATES}
-    named |= {comparison.replicate} if comparison else set()
-    named -= {comparison.arm} if comparison else set()
-    return [column for axis, column in axis_columns(study).items() if axis in named]
+    """Return the columns whose values tell the runs of one arm apart: splits, folds and seeds."""
+    columns = axis_columns(study)
+    return [columns[axis] for axis in replicate_axes(study)]
 
 
 def evaluations(plan: Plan) -> Iterator[Run]:
     """Yield the runs that test a subject on the test side, for a verdict (not for tuning)."""
     for run in plan.runs:
-        is_for_verdict = getattr(run, "purpose", "verdict") == "verdict"
-        if run.trainable == "evaluate" and getattr(run.config, "split", "") == "test" and is_for_verdict:
+        if run.trainable == "evaluate" and getattr(run.config, "split", "") == "test" and is_for_verdict(run):
             yield run
 
 

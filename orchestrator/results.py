@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan, Run
+from orchestrator.report.measures import OUTCOMES
 from orchestrator.store import Record, Store
 from orchestrator.study import Study
 from trainables.base import Scalar
@@ -136,24 +137,25 @@ def _steps_to_target(run: Run, record: Record | None, goal: Target | None) -> di
 
 
 def test_metrics(plan: Plan, records: Mapping[str, Record]) -> Tested:
-    """Return by subject the `test_*` metrics of its evaluation; a truncated teacher has several, and none of them.
+    """Return by subject the `test_*` metrics and the other outcomes of its evaluation.
 
-    Evaluations that differ in nothing but their data (a base model on the test side of every fold) count as their mean.
+    A truncated teacher has several evaluations, and none of their metrics. Evaluations that differ in nothing but their
+    data (a base model on the test side of every fold) count as their mean.
     """
     evaluations: dict[str, list[Run]] = {}
     for run in plan.runs:
         if "subject" in run.inputs:
             evaluations.setdefault(run.inputs["subject"], []).append(run)
     return {
-        subject: _mean_metrics([records[run.id] for run in runs])
+        subject: _outcomes([records[run.id] for run in runs])
         for subject, runs in evaluations.items()
         if all(run.id in records and run.config == runs[0].config for run in runs)
     }
 
 
-def _mean_metrics(found: list[Record]) -> dict[str, Scalar]:
-    """Return the one record's `test_*` metrics, or the means of several records' numbers."""
-    names = [name for name in found[0].metrics if name.startswith("test_")]
+def _outcomes(found: list[Record]) -> dict[str, Scalar]:
+    """Return the outcomes of one record, or the means of several records' numbers."""
+    names = [name for name in found[0].metrics if name.startswith("test_") or name in OUTCOMES]
     if len(found) == 1:
         return {name: found[0].metrics[name] for name in names}
     means = {name: _mean([_metric(record, name) for record in found]) for name in names}

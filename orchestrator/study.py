@@ -9,11 +9,13 @@ An axis is named after the setting it varies (`student.rank`); that setting need
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from trainables.base import Place, Scalar
+from trainables.base import InputError, Place, Scalar
 from trainables.base_models.shape import Shape
 
 Point = Mapping[str, Any]
@@ -81,6 +83,11 @@ class Comparison:
     metric          primary outcome, a column of results.csv
     higher_is_better  direction of the primary outcome
     target_margin   steps to target: the target is the teacher's held-out loss plus this margin
+    alpha           the chance that any comparison of the family errs, over all looks together
+    margin          the smallest difference in the primary outcome that matters, declared beforehand: verdicts may then
+                    be "equivalent", and the report names the smallest rank not inferior to the teacher by it
+    looks           numbers of replicates after which one looks, declared beforehand, the last the largest; they share
+                    alpha (orchestrator.design.share_alpha). None: one look, when all planned replicates are there
     unit            what n counts: replicates, or the items that were tested. None: items where the outcome is
                     accuracy or the records are tested in folds, else replicates (orchestrator.items.unit_of)
     """
@@ -93,7 +100,15 @@ class Comparison:
     higher_is_better: bool = False
     target_margin: float = 0.0
     alpha: float = 0.05
+    margin: float | None = None
+    looks: tuple[int, ...] = ()
     unit: Unit | None = None
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and not (math.isfinite(self.margin) and self.margin > 0):
+            raise InputError(f"a margin of {self.margin:g}: give the smallest difference that matters, above 0")
+        if any(n < 1 for n in self.looks) or any(a >= b for a, b in itertools.pairwise(self.looks)):
+            raise InputError(f"looks after {', '.join(map(str, self.looks))}: give increasing numbers from 1 on")
 
 
 @dataclass(frozen=True)

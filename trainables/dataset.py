@@ -140,19 +140,6 @@ def fold_options(folds: int) -> str:
     return f"--set dataset.folds={folds} --axis dataset.fold={','.join(map(str, range(folds)))}"
 
 
-def untested(configs: Sequence[DatasetConfig]) -> list[str]:
-    """Return what `plan` should advise about folds that none of these datasets of one study has, one line each."""
-    found: dict[int, set[int]] = {}
-    for config in configs:
-        if config.folds is not None:
-            found.setdefault(config.folds, set()).add(config.fold)
-    return [
-        f"{len(there)} of {folds} folds: the records of the others are never tested ({fold_options(folds)})"
-        for folds, there in found.items()
-        if len(there) < folds
-    ]
-
-
 def run(config: DatasetConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Read, split, tokenise and write; what was cut and dropped goes into log, metrics and `dataset.json`."""
     from trainables.base_models.folder import load_tokenizer, trusts_remote_code

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.cli.needs import Needs
     from orchestrator.decisions import Decision
     from orchestrator.estimate import Estimate
-    from orchestrator.plan import Run
+    from orchestrator.plan import Plan, Run
+    from orchestrator.store import Store
 
 SHOWN = 12
 """Runs of a stage that are listed one by one; more of them only with --all."""
@@ -37,6 +38,11 @@ def add(verbs: Any) -> None:
     add_store(parser)
     add_json(parser)
     add_oversubscribe(parser)
+    parser.add_argument(
+        "--lock",
+        action="store_true",
+        help="write the design into the store before data exist; the report names deviations",
+    )
     parser.add_argument("--all", action="store_true", help="list every run, however many")
     parser.set_defaults(execute=execute)
 
@@ -58,9 +64,11 @@ def execute(options: argparse.Namespace) -> int:
     limits = limits_of(plan, cpus=available_cpus(), oversubscribe=options.oversubscribe)
     needs = Needs.of(plan, missing, store, limits)
     advice = advise(plan)
+    locked = _lock(plan, store) if options.lock else ""
     if options.json:
         print_json(
             {
+                **({"locked": locked} if locked else {}),
                 "runs": [
                     {"id": item.run.id, "name": item.run.name, "action": item.action, "reason": item.reason}
                     for item in decisions
@@ -85,12 +93,22 @@ def execute(options: argparse.Namespace) -> int:
         out.print(f"\nall {len(decisions)} runs are in {store.root}")
     for item in [*advice]:
         out.print(f"{'ok' if item.is_ok else '[yellow]note[/yellow]':<6} {item.topic:<14} {item.text}")
+    if locked:
+        out.print(f"ok     lock           {locked}")
     answer = needs.answer()
     for warning in needs.warnings():
         out.print(f"[yellow]note[/yellow]   memory         {warning}")
     for warning in changed_sources(plan, store):
         out.print(f"[yellow]note[/yellow]   source         {warning}")
     return answer
+
+
+def _lock(plan: Plan, store: Store) -> str:
+    """Lock the design; say when and where."""
+    from orchestrator import preregistration
+
+    locked = preregistration.lock(plan, store)
+    return f"{locked.when}: {preregistration.path_of(store, plan.study.name)}"
 
 
 def _time(cost: Estimate, missing: Sequence[Run]) -> str:

@@ -54,6 +54,7 @@ def add(verbs: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Execute the sweep; print the comparison on stdout."""
     from orchestrator import sweep
+    from orchestrator.advice import demonstration
     from orchestrator.cli.needs import limits_of
     from orchestrator.estimate import available_cpus
     from orchestrator.views import Views
@@ -62,6 +63,8 @@ def execute(options: argparse.Namespace) -> int:
     store = open_store(options)
     plan = make_plan(options, store)
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
+    if line := demonstration(plan):
+        say(line)
     views = Views(plan, store, views_folder(options, store), command)
     code = sweep.run(
         plan,

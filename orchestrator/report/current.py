@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.freshness import read_marker, record_states, write_marker
 from orchestrator.plan import Plan
+from orchestrator.preregistration import NAME as DESIGN
 from orchestrator.store import Store
 
 STATE, SUMMARY = "state.json", "report.json"
@@ -19,26 +20,28 @@ def is_current(plan: Plan, store: Store, folder: Path) -> bool:
     """Say whether `folder` holds the report of exactly these records, written by exactly this code."""
     if not all((folder / name).is_file() for name in FILES):
         return False
-    return read_marker(folder / STATE) == _marker(plan, record_states(plan, store))
+    return read_marker(folder / STATE) == _marker(plan, folder, record_states(plan, store))
 
 
 def mark(plan: Plan, folder: Path, states: Mapping[str, str]) -> None:
     """Note in the folder that its report was written from these records."""
-    write_marker(folder / STATE, _marker(plan, states))
+    write_marker(folder / STATE, _marker(plan, folder, states))
 
 
-def _marker(plan: Plan, states: Mapping[str, str]) -> dict[str, str]:
+def _marker(plan: Plan, folder: Path, states: Mapping[str, str]) -> dict[str, str]:
     study = plan.study
     about = repr((study.name, study.scale, study.description, study.notes, study.comparison, dict(study.axes)))
     names = repr([(run.id, run.name) for run in plan.runs])
-    return {**states, "study": _digest(about.encode()), "names": _digest(names.encode()), "code": code_version()}
+    locked = b"".join(path.read_bytes() for path in [folder / DESIGN] if path.is_file())
+    digests = {"study": about.encode(), "names": names.encode(), "design": locked}
+    return {**states, **{name: _digest(data) for name, data in digests.items()}, "code": code_version()}
 
 
 @cache
 def code_version() -> str:
     """Return a digest of the code and templates that a report is made by."""
     here = Path(__file__).parent
-    beside = [here.parent / name for name in ("results.py", "design.py")]
+    beside = [here.parent / name for name in ("results.py", "design.py", "replication.py", "preregistration.py")]
     paths = [*here.rglob("*.py"), *here.rglob("*.j2"), *beside, *(here.parent / "statistics").rglob("*.py")]
     return _digest(b"\0".join(path.read_bytes() for path in sorted(paths)))
 

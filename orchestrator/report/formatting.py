@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from orchestrator.report.measures import Measure
-from orchestrator.report.summary import Line, Number, Steps
+from orchestrator.report.summary import Line, Number, Steps, Summary
 from trainables.base import Scalar
 
 NOTHING = "–"
@@ -106,6 +106,20 @@ def p_value(p: float | None) -> str:
     if p is None:
         return NOTHING
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+METHODS = {"westfall-young": "Westfall-Young", "holm": "Holm"}
+"""How p is adjusted, by the names of those who showed it."""
+
+
+def adjusted(summary: Summary) -> str:
+    """Return how the p of a report were adjusted, and why so: "p adjusted by Holm over 3 comparisons (...)"."""
+    used = dict.fromkeys(item.adjusted_by for item in summary.differences if item.p_adjusted is not None)
+    names = [METHODS[method] for method in used or (summary.method,) if method in METHODS]
+    if not names:
+        return "one comparison: p is not adjusted"
+    why = f" ({summary.method_reason})" if not used or summary.method in used else " (lost runs left some without all)"
+    return f"p adjusted by {' and '.join(names)} over {summary.family} comparisons{why}"
 
 
 def group(values: Mapping[str, Scalar]) -> str:

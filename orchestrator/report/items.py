@@ -9,23 +9,27 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from orchestrator import statistics
+from orchestrator.design import Method
 from orchestrator.freshness import PENDING
 from orchestrator.items import OUTCOMES, fold_columns, folds_of, item_table, planned_items, replicate_columns, unit_of
 from orchestrator.plan import Plan
 from orchestrator.report import formatting
+from orchestrator.report.differences import Judged, number
 from orchestrator.report.family import Family
 from orchestrator.report.sections import Grid, Section
-from orchestrator.report.summary import Difference, Line, Number
+from orchestrator.report.summary import Difference, Line
 from orchestrator.report.verdicts import Evidence, verdict
-from orchestrator.statistics.items import Outcomes
 from orchestrator.store import Record, Store
 from trainables.base import Scalar
+
+ByKey: TypeAlias = dict[tuple[Hashable, ...], dict[Hashable, float]]
+"""A value by item (its fold, where there are folds, and its id), and by run."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class ItemView:
         value = mine["loss"] * mine["tokens"] if metric == "test_loss" else mine[OUTCOMES[metric]].astype("float64")
         return mine.assign(value=value)
 
-    def difference(self, arm: str, rows: pd.DataFrame) -> tuple[Outcomes, int]:
+    def difference(self, arm: str, rows: pd.DataFrame) -> tuple[ByKey, int]:
         """Return arm - baseline by item and run, and how many items are left out for a value that is not finite.
 
         A loss is each item's share of the test loss: its nats over the mean number of tokens of an item, so that the
@@ -109,8 +113,8 @@ def _has(side: pd.DataFrame, column: str) -> bool:
     return column in side and bool(side[column].notna().all())
 
 
-def _nested(items: pd.Series[Any], runs: pd.Series[Any], values: pd.Series[Any]) -> Outcomes:
-    found: dict[Hashable, dict[Hashable, float]] = {}
+def _nested(items: pd.Series[Any], runs: pd.Series[Any], values: pd.Series[Any]) -> ByKey:
+    found: ByKey = {}
     for item, run, value in zip(items, runs, values, strict=True):
         found.setdefault(item, {})[run] = float(value)
     return found
@@ -123,6 +127,7 @@ class _Case:
     paired: statistics.ByItem | None
     waiting: int
     lost: int
+    names: list[str]
 
     @property
     def n(self) -> int:
@@ -133,47 +138,53 @@ class _Case:
         return self.paired is not None and not self.waiting
 
 
-def by_item(
-    view: ItemView, differences: Sequence[Difference], lines: Sequence[Line]
-) -> tuple[list[Difference], list[Line], list[Section]]:
-    """Return differences judged by item where the study compares so, lines whose accuracy is over items, and sections.
+def by_item(view: ItemView, judged: Judged) -> tuple[Judged, list[Section]]:
+    """Return the comparisons judged by item, and what was done as a section; as they are where replicates count.
 
     p is adjusted by Holm over the family: items are shared by its comparisons, but the runs are not.
     """
-    lines = [with_accuracy(view, line) for line in lines]
+    differences = judged.differences
     if not view.is_compared or not differences:
-        return list(differences), lines, []
+        return judged, []
     cells = {tuple(group.items()): rows for group, rows in view.family.cells()}
     cases = [_case(view, item, cells[tuple(item.group.items())]) for item in differences]
     adjusted = statistics.holm([case.paired.p if case.paired and case.is_due else 1.0 for case in cases])
-    margin = getattr(view.family.comparison, "margin", None)
+    margin = view.family.comparison.margin
     within = statistics.holm([_p_within(case, margin) for case in cases])
-    judged = [
-        _judged(view, item, case, p, q if margin else None, len(cases))
+    method: Method = "holm" if len(cases) > 1 else "none"
+    found = [
+        _judged(view, item, case, _evidence(view, item, case, p, q if margin else None, method, len(cases)))
         for item, case, p, q in zip(differences, cases, adjusted, within, strict=True)
     ]
-    return judged, lines, [_section(view, judged, cases)]
+    reason = "items are shared by the comparisons, their runs are not" if len(cases) > 1 else judged.reason
+    counted = "n counts items, each averaged over its runs"
+    return Judged(found, method, reason, counted=counted), [_section(view, found, cases)]
 
 
 def _case(view: ItemView, item: Difference, rows: pd.DataFrame) -> _Case:
     outcomes, lost = view.difference(item.arm, rows)
     paired = statistics.paired_by_item(outcomes) if outcomes else None
-    return _Case(item.group, item.arm, paired, view.waiting(item.arm, rows), lost)
+    names = [" ".join(map(str, name)) for name in outcomes]
+    return _Case(item.group, item.arm, paired, view.waiting(item.arm, rows), lost, names)
 
 
 def _p_within(case: _Case, margin: float | None) -> float:
     return case.paired.p_within(margin) if case.paired and case.is_due and margin else 1.0
 
 
-def _judged(view: ItemView, item: Difference, case: _Case, p: float, within: float | None, size: int) -> Difference:
-    evidence, paired = _evidence(view, item, case, p, within, size), case.paired
+def _judged(view: ItemView, item: Difference, case: _Case, evidence: Evidence) -> Difference:
+    paired = case.paired
     about = {
         "pairs": paired.spread.values.tolist() if paired else [],
+        "replicates": case.names,
         "planned": evidence.planned,
         "estimate": evidence.estimate,
         "interval_method": paired.estimate.interval.method if paired and paired.estimate.interval else "",
         "p": evidence.p,
         "p_adjusted": evidence.p_adjusted,
+        "adjusted_by": evidence.adjusted_by,
+        "p_equivalent": evidence.p_equivalent,
+        "d_z": paired.d_z if paired else None,
         "is_exact": paired.is_exact if paired else True,
         "verdict": verdict(evidence),
         "sentence": sentence(view, evidence, case),
@@ -182,16 +193,17 @@ def _judged(view: ItemView, item: Difference, case: _Case, p: float, within: flo
     return item.model_copy(update=about)
 
 
-def _evidence(view: ItemView, item: Difference, case: _Case, p: float, within: float | None, size: int) -> Evidence:
-    comparison, paired = view.family.comparison, case.paired
-    is_due = case.is_due
+def _evidence(
+    view: ItemView, item: Difference, case: _Case, p: float, within: float | None, method: Method, size: int
+) -> Evidence:
+    comparison, paired, is_due = view.family.comparison, case.paired, case.is_due
     return Evidence(
         arm=case.arm,
         baseline=item.baseline,
         group=case.group,
         metric=comparison.metric,
         higher_is_better=comparison.higher_is_better,
-        estimate=_number(paired.estimate) if paired else None,
+        estimate=number(paired.estimate) if paired else None,
         p=paired.p if paired and is_due else None,
         p_adjusted=p if is_due else None,
         planned=max(view.planned or 0, case.n),
@@ -199,8 +211,9 @@ def _evidence(view: ItemView, item: Difference, case: _Case, p: float, within: f
         family=size,
         alpha=comparison.alpha,
         scope=view.scope(case.n),
-        method="holm" if size > 1 else "none",
-        adjusted_by="holm" if size > 1 else "none",
+        method=method,
+        adjusted_by=method if is_due else None,
+        margin=comparison.margin,
         p_equivalent=within if is_due else None,
     )
 
@@ -260,11 +273,6 @@ def _times(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else PLURALS.get(noun, f'{noun}s')}"
 
 
-def _number(estimate: statistics.Estimate) -> Number:
-    low, high = (estimate.interval.low, estimate.interval.high) if estimate.interval else (None, None)
-    return Number(mean=estimate.mean, n=estimate.n, low=low, high=high)
-
-
 # -- accuracies, and the section that says how ------------------------------------------------------------
 
 
@@ -278,10 +286,10 @@ def with_accuracy(view: ItemView, line: Line) -> Line:
         return line
     names = mine[view.item_key].apply(tuple, axis=1)
     spread = statistics.two_way(_nested(names, mine["run_id"], mine["correct"].astype("float64")))
-    number = _number(spread.estimate())
-    if number.low is not None and number.high is not None:
-        number = number.model_copy(update={"low": max(0.0, number.low), "high": min(1.0, number.high)})
-    return line.model_copy(update={"numbers": {**line.numbers, "accuracy": number}})
+    share = number(spread.estimate())
+    if share.low is not None and share.high is not None:
+        share = share.model_copy(update={"low": max(0.0, share.low), "high": min(1.0, share.high)})
+    return line.model_copy(update={"numbers": {**line.numbers, "accuracy": share}})
 
 
 def _of_line(view: ItemView, line: Line) -> pd.DataFrame:

@@ -38,10 +38,17 @@ MEASURES: Sequence[Measure] = (
     Measure("best_loss", "best loss", "best_eval_loss"),
     Measure("test_loss", "test loss", "test_loss"),
     Measure("accuracy", "answers right", "test_accuracy", "percent", "right %", places=0),
+    Measure("distance_to_teacher", "distance to the teacher", "distance_to_teacher", short="distance"),
+    Measure("subspace_overlap", "overlap with the teacher's subspace", "subspace_overlap", "percent", "overlap %"),
+    Measure("intruder_dimensions", "intruder dimensions", "intruder_dimensions", short="intruders"),
+    Measure("forgetting_loss", "loss on other text", "forgetting_loss"),
+    Measure("oscillation", "oscillation", "oscillation"),
     Measure("gap_closed", "gap closed", "", "percent", "gap %", places=1),
     Measure("energy", "energy kept", "", "percent", places=1),
     Measure("parameters", "trainable parameters", "trainable_parameters", "count"),
     Measure("share", "trainable share", "trainable_share", "percent"),
     Measure("seconds", "seconds", "seconds", "seconds"),
 )
+OUTCOMES = ("distance_to_teacher", "subspace_overlap", "intruder_dimensions", "forgetting_loss")
+"""Metrics of an evaluation that belong to its subject, as its `test_*` metrics do."""
 BY_KEY = {measure.key: measure for measure in MEASURES}

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.design import Method
 from orchestrator.report.sections import Section
 from orchestrator.study import Unit
 from trainables.base import Scalar
@@ -61,23 +62,32 @@ class Line(Part):
 
 
 class Difference(Part):
-    """Arm minus baseline in the primary outcome, paired; `p_adjusted` is Holm's over the whole family.
+    """Arm minus baseline in the primary outcome, paired.
 
+    `p_adjusted` is over the whole family, `adjusted_by` that method; `p_equivalent` is the adjusted p of "within the
+    margin". `pairs` are the differences of the `replicates`; `d_z` is their mean over their standard deviation.
     `unit` is what `pairs` and n count: replicates, or items with their differences averaged over runs.
+    `decide` is the exact command that would decide what is not decided, `decide_why` what it rests on.
     """
 
     arm: str
     baseline: str
     group: dict[str, Scalar]
     pairs: list[float]
+    replicates: list[str]
     planned: int
     estimate: Number | None
     interval_method: str
     p: float | None
     p_adjusted: float | None
+    adjusted_by: Method | None
+    p_equivalent: float | None
+    d_z: float | None
     is_exact: bool
     verdict: Verdict
     sentence: str
+    decide: str = ""
+    decide_why: str = ""
     unit: Unit = "replicate"
 
 
@@ -103,7 +113,10 @@ class Failure(Part):
 
 
 class Summary(Part):
-    """Everything a report says."""
+    """Everything a report says.
+
+    `method` is how the family's p is adjusted when all its replicates are there, `counted` says what n counts.
+    """
 
     study: str
     scale: str
@@ -111,7 +124,12 @@ class Summary(Part):
     metric: str
     higher_is_better: bool
     alpha: float
+    margin: float | None
+    looks: list[int]
     family: int
+    method: Method
+    method_reason: str
+    counted: str
     scope: str
     group_names: list[str]
     target: str

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.report import formatting
 from orchestrator.report.measures import MEASURES, Measure
+from orchestrator.report.sections import Grid
 from orchestrator.report.summary import Difference, Line, Number, Quote, Summary
 
 STEPS = "steps to target"
@@ -45,13 +46,23 @@ def _row(summary: Summary, line: Line, columns: Sequence[Measure], is_narrow: bo
 
 def differences(summary: Summary) -> Table:
     """Return the paired differences: a row per comparison of the family."""
-    header = [*summary.group_names, "arms", "pairs", f"difference in {_words(summary.metric)}", "p", "adjusted p", ""]
+    header = [
+        *summary.group_names,
+        "arms",
+        "pairs",
+        f"difference in {_words(summary.metric)}",
+        "d_z",
+        "p",
+        "adjusted p",
+        "",
+    ]
     rows = [
         [
             *[str(item.group.get(name, "")) for name in summary.group_names],
             f"{item.arm} − {item.baseline}",
             f"{item.estimate.n if item.estimate else 0} of {item.planned}{' items' if item.unit == 'item' else ''}",
             formatting.with_bounds(item.estimate, signed=True),
+            formatting.NOTHING if item.d_z is None else f"{item.d_z:.2f}".replace("-", formatting.MINUS),
             formatting.p_value(item.p),
             formatting.p_value(item.p_adjusted),
             item.verdict,
@@ -80,7 +91,7 @@ def _percentages(item: Quote) -> list[Number | None]:
     return [item.initial_loss, item.steps, item.final_loss]
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Table | Grid) -> str:
     """Return a pipe table; numbers are right-aligned."""
     aligned = [":--" if i < table.text_columns else "--:" for i in range(len(table.header))]
     lines = [table.header, aligned, *table.rows]
@@ -118,7 +129,8 @@ def _numbers(line: Line, difference: Difference | None) -> dict[str, Any]:
         row |= {f"steps_to_target_{name}": value for name, value in line.steps.model_dump().items()}
     if difference is not None:
         row |= _spread("difference", difference.estimate)
-        row |= {"p": difference.p, "p_adjusted": difference.p_adjusted, "verdict": difference.verdict}
+        row |= {"d_z": difference.d_z, "p": difference.p, "p_adjusted": difference.p_adjusted}
+        row |= {"p_equivalent": difference.p_equivalent, "verdict": difference.verdict}
     return row
 
 

@@ -21,7 +21,9 @@ from orchestrator.report.summary import Summary
 NARROW = ("test_loss", "accuracy", "gap_closed")
 MEDIUM = ("initial_loss", "final_loss", "test_loss", "accuracy", "gap_closed")
 WIDE = ("initial_loss", "final_loss", "best_loss", "test_loss", "accuracy", "gap_closed", "energy", "share", "seconds")
-COLOURS = {"supported": "green", "contradicted": "red", "interim": "yellow"}
+COLOURS = {"supported": "green", "contradicted": "red", "equivalent": "cyan", "interim": "yellow"}
+DECISIVE = ("why-no-effect", "ranks", "deviations")
+"""Sections whose paragraphs are shown below the verdicts; the others are in report.md."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ class TerminalReport:
         keys = NARROW if width < 110 else MEDIUM if width < 150 else WIDE
         scale = f" at scale {summary.scale}" if summary.scale else ""
         yield Text(f"{summary.study}{scale}: {summary.description}", style="bold")
+        yield from self._verdicts()
         table = tables.comparison(summary, [BY_KEY[key] for key in keys], is_narrow=width < 110)
         yield grid(table, _untrained_rows(summary))
         yield Text(self._legend(), style="dim")
-        yield from self._verdicts()
+        yield from self._details()
         yield from self._failures()
         yield Text()
         for name in ("report.md", "comparison.csv", "results.csv", "figures"):
@@ -57,6 +60,7 @@ class TerminalReport:
         return f"mean ± half the 95 % t interval over n runs{target}{note}"
 
     def _verdicts(self) -> Iterator[Text | Grid]:
+        """Yield the verdict sentences, what would decide the open ones, and what the sections conclude from them."""
         if not self.summary.differences:
             return
         yield Text()
@@ -66,9 +70,24 @@ class TerminalReport:
             yield text
         if self.summary.design_note:
             yield Text(self.summary.design_note, style="yellow")
+        open_ones = [(item.decide, item.decide_why) for item in self.summary.differences if item.decide_why]
+        for command, why in dict.fromkeys(open_ones):
+            yield Text(f"to decide ({why}):" if command else f"not decided by any sweep: {why}")
+            if command:
+                yield Text(f"  {command}", overflow="ignore", no_wrap=True)
+        yield Text()
+
+    def _details(self) -> Iterator[Text | Grid]:
+        """Yield the percentages, and the conclusions of the sections."""
+        if not self.summary.differences:
+            return
         yield Text()
         yield grid(tables.quotes(self.summary))
         yield Text("negative is lower; a lower initial loss holds by construction: a check, not evidence", style="dim")
+        for section in self.summary.sections:
+            if section.name in DECISIVE and section.paragraphs:
+                yield Text()
+                yield Text(f"{section.title}: {section.paragraphs[0]}")
 
     def _failures(self) -> Iterator[Text]:
         if self.summary.failures:

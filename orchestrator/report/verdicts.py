@@ -11,7 +11,7 @@ No verdict without the test behind it, and none at all where the design cannot r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.design import Look, Method, can_conclude, can_conclude_at, needed_replicates, smallest_adjusted_p
@@ -159,14 +159,16 @@ def _lost(evidence: Evidence) -> str:
     return f" {lost}; the rest cannot reach {level:.2g}."
 
 
-def design_note(planned: int, family: int, alpha: float, method: Method = "holm") -> str:
-    """Return what a design of so many pairs and comparisons can reach; empty where it can conclude."""
-    if can_conclude(planned, family, alpha, method=method):
+def design_note(planned: int, family: int, alpha: float, method: Method = "holm", looks: Sequence[Look] = ()) -> str:
+    """Return what a design of so many pairs, comparisons and looks can reach; empty where it can conclude."""
+    schedule = looks or (Look(planned, alpha),)
+    if can_conclude_at(schedule, family, method=method):
         return ""
     least = smallest_adjusted_p(planned, family, method)
     comparisons = f"{family} comparison{'s' if family != 1 else ''}"
-    needed = needed_replicates(family, alpha, method=method)
+    needed = needed_replicates(family, alpha, method=method, looks=len(schedule))
+    often = f" with {len(looks)} looks" if len(looks) > 1 else ""
     return (
-        f"Under-powered by design: {planned} pairs and {comparisons} cannot give an adjusted p below {least:.2g}, "
-        f"whatever the data; {needed} pairs could give one of {alpha:g} or less."
+        f"Under-powered by design: {planned} pairs and {comparisons}{often} cannot give an adjusted p below "
+        f"{least:.2g}, whatever the data; {needed} pairs could give one of {alpha:g} or less."
     )

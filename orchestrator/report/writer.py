@@ -12,7 +12,7 @@ from orchestrator.durable import write_atomically
 from orchestrator.freshness import record_states
 from orchestrator.items import item_table
 from orchestrator.plan import Plan
-from orchestrator.report import figures, formatting, tables
+from orchestrator.report import figures, formatting, markdown, tables
 from orchestrator.report.comparison import summarise
 from orchestrator.report.current import SUMMARY, mark
 from orchestrator.report.family import Family
@@ -31,7 +31,7 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     records = store.records(run.id for run in plan.runs)
     table = tidy(plan, store)
     folder.mkdir(parents=True, exist_ok=True)
-    summary = summarise(plan, table, records, store)
+    summary = summarise(plan, table, records, store, command=command)
     material = figures.Material(plan, store, records, Family(plan.study, table), summary)
     captions = figures.write_all(material, folder / "figures")
     summary = summary.model_copy(update={"figures": captions})
@@ -53,6 +53,9 @@ def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], comman
     comparison = plan.study.comparison
     return {
         "summary": summary,
+        "verdicts": markdown.verdicts(summary.differences),
+        "sections": markdown.sections(summary.sections, summary.figures),
+        "adjusted": formatting.adjusted(summary),
         "comparison": tables.markdown(tables.comparison(summary)),
         "differences": tables.markdown(tables.differences(summary)),
         "quotes": tables.markdown(tables.quotes(summary)),

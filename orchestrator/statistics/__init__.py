@@ -7,6 +7,7 @@
     items.py        pairs by item: n items, an interval over items and runs together
     interaction.py  does the difference depend on the rank
     steps.py        steps to target: first hits between evaluations, censoring, Kaplan-Meier, restricted means
+    power.py        how many replicates would decide
     estimates.py    means and ratios of means with their intervals
 
 What a design can reach, and the levels of several looks, need no numbers: `orchestrator.design`.
@@ -23,6 +24,7 @@ from orchestrator.statistics.estimates import Estimate, Interval, gap_closed, me
 from orchestrator.statistics.families import Adjusted, adjust, holm, method_for, westfall_young
 from orchestrator.statistics.interaction import Interaction, interaction
 from orchestrator.statistics.items import ByItem, Spread, flip_items, paired_by_item, two_way
+from orchestrator.statistics.power import power_of_difference, power_of_equivalence, replicates_for
 from orchestrator.statistics.replicates import Replicates, independent_depth, paired_differences
 from orchestrator.statistics.sign_flip import Paired, sign_flip, standardised
 from orchestrator.statistics.steps import (
@@ -66,7 +68,10 @@ __all__ = [
     "one_sided",
     "paired_by_item",
     "paired_differences",
+    "power_of_difference",
+    "power_of_equivalence",
     "ratio_of_means",
+    "replicates_for",
     "sign_flip",
     "smallest_not_inferior",
     "standardised",

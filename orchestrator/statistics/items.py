@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,7 @@ from orchestrator.design import EXACT_UP_TO
 from orchestrator.statistics.estimates import Estimate, Floats, Interval, finite
 from orchestrator.statistics.sign_flip import DRAWS, SLACK, flipped_sums, standardised
 
-Outcomes: TypeAlias = Mapping[Hashable, Mapping[Hashable, float]]
+Outcomes: TypeAlias = Mapping[Any, Mapping[Hashable, float]]
 """A value for every item and every run that tested it: {item: {run: value}}; an item may lack runs, but not all."""
 
 TWO_WAY = "t interval over items and runs together"

@@ -179,7 +179,8 @@ def test_several_splits_are_replicates_and_the_scope_says_how_many(tmp_path):
     study = rank_study(ranks=(4,), seeds=3).with_axis("dataset.fold", (0, 1))
     _, plan, store = filled(tmp_path, study)
     summary = report.write(plan, store, report.report_folder(plan, store))
-    assert only(summary).planned == 6
+    assert only(summary).planned == 2, "students of one split share its luck: they are averaged"
+    assert summary.counted == "n counts the 2 values of split; 6 pairs, those of one split averaged over student"
     assert summary.scope == "for these 2 teachers and these 2 splits"
     assert line(summary, "teacher").numbers["test_loss"].n == 2
 

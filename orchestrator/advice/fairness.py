@@ -1,0 +1,143 @@
+"""What would favour one arm: shared learning rates, a fixed alpha, unpaired runs, early stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from orchestrator.advice.base import Advice
+from orchestrator.plan import Plan, Run
+from orchestrator.replication import Design, compared_stage, is_for_verdict, outlook
+from orchestrator.study import Comparison
+
+ENOUGH = 3
+"""Learning rates that an arm is tried at, at least, before one is chosen."""
+
+
+def learning_rates(plan: Plan, design: Design) -> Iterator[Advice]:
+    """Yield whether every arm has a rate of its own, chosen among enough on seeds that the verdict does not use."""
+    comparison = design.comparison
+    verdict, tuning = (_by_arm(plan, comparison, is_tuning=is_tuning) for is_tuning in (False, True))
+    rates = {arm: _rates(runs) for arm, runs in verdict.items()}
+    if not any(rates.values()):
+        return
+    shown = ", ".join(f"{arm} {' / '.join(f'{rate:g}' for rate in values)}" for arm, values in rates.items())
+    is_shared = len({tuple(values) for values in rates.values()}) == 1 and len(rates) > 1
+    if tuning:
+        yield from _tuned(tuning, verdict)
+    elif is_shared:
+        text = f"{shown} for all arms favours the arm that it suits; give each its own, from {ENOUGH} values or more"
+        yield Advice("learning rate", False, text)
+    else:
+        yield Advice("learning rate", True, f"{shown}; tuned elsewhere, if the study's notes say so")
+
+
+def _tuned(tuning: Mapping[str, Sequence[Run]], verdict: Mapping[str, Sequence[Run]]) -> Iterator[Advice]:
+    tried = {arm: _rates(tuning.get(arm, ())) for arm in verdict}
+    few = [arm for arm, values in tried.items() if len(values) < ENOUGH]
+    numbers = ", ".join(f"{arm} {len(values)}" for arm, values in tried.items())
+    if few:
+        text = f"values tried: {numbers}; give {', '.join(few)} {ENOUGH} or more, or the choice is hardly one"
+        yield Advice("learning rate", False, text)
+    else:
+        yield Advice("learning rate", True, f"chosen among {numbers} values per arm, by validation loss")
+    seeds = [{_setting(run, "seed") for runs in arms.values() for run in runs} for arms in (tuning, verdict)]
+    both = sorted(seeds[0] & seeds[1], key=str)
+    if both:
+        text = f"seeds {', '.join(map(str, both))} choose the rate and give the verdict: tune on others"
+        yield Advice("tuning seeds", False, text)
+
+
+def alpha_policy(plan: Plan) -> Iterator[Advice]:
+    """Yield whether the scaling of the adapters is alike at all ranks and in all arms."""
+    students = [run for run in outlook(plan).of_stage("student") if is_for_verdict(run)]
+    policies = {_policy(run) for run in students}
+    ranks = {_setting(run, "rank") for run in students}
+    if not students or _setting(students[0], "rank") is None:
+        return
+    if len(policies) == 1 and (policies <= {"alpha = rank", "rsLoRA"} or len(ranks) == 1):
+        yield Advice("alpha", True, f"{next(iter(policies))} in every arm")
+    elif all(policy.startswith("alpha = ") for policy in policies - {"alpha = rank"}) and len(ranks) > 1:
+        text = (
+            f"{', '.join(sorted(policies))}: a fixed lora_alpha lowers the step at high rank; leave it out for alpha = "
+        )
+        yield Advice("alpha", False, f"{text}rank, or --set student.use_rslora=true")
+    else:
+        text = (
+            f"{', '.join(sorted(policies))}: not alike in all runs, so that arms differ in more than they are called by"
+        )
+        yield Advice("alpha", False, text)
+
+
+def _policy(run: Run) -> str:
+    rank, alpha = _setting(run, "rank"), _setting(run, "lora_alpha")
+    if _setting(run, "use_rslora"):
+        return "rsLoRA" if alpha in (None, rank) else f"rsLoRA with alpha = {alpha:g}"
+    return "alpha = rank" if alpha in (None, rank) else f"alpha = {alpha:g}"
+
+
+SHARED = ("batch_size", "steps", "epochs", "schedule", "warmup_steps", "precision", "eval_every")
+
+
+def pairing(plan: Plan, design: Design) -> Iterator[Advice]:
+    """Yield whether the arms share split, teacher and data order, and differ in nothing but what they are called by."""
+    arms = _by_arm(plan, design.comparison, is_tuning=False)
+    unlike = [name for name in SHARED if len({_values(runs, name) for runs in arms.values()}) > 1]
+    if unlike:
+        values = "; ".join(f"{name} {_told(arms, name)}" for name in unlike)
+        yield Advice("pairing", False, f"the arms differ in {values}: give them one value, or name it in the question")
+        return
+    several = len(plan.of_stage("teacher")) > 1
+    if several and "teacher" not in design.counted and "teacher.seed" in plan.study.axes:
+        yield Advice(
+            "pairing",
+            False,
+            f"{_without_teacher(plan, arms)} read no teacher, so that n counts {' and '.join(design.counted)} and the "
+            'teachers are averaged; for teachers as replicates give each seed its own: Stage("teacher", '
+            '{"seed": Axis("student.seed")})',
+        )
+        return
+    shares = "split, data order and seed" if len(plan.of_stage("dataset")) <= 1 else "each split, data order and seed"
+    yield Advice("pairing", True, f"the arms share {shares}; {design.note}")
+
+
+def _without_teacher(plan: Plan, arms: Mapping[str, Sequence[Run]]) -> str:
+    teachers = {run.id for run in plan.of_stage("teacher")}
+    fed = plan.dependants(teachers)
+    return " and ".join(arm for arm, runs in arms.items() if not any(run.id in fed for run in runs))
+
+
+def early_stopping(plan: Plan) -> Iterator[Advice]:
+    """Yield what stopping runs early by their loss would bias: it favours the arm that starts lower."""
+    metric = plan.study.comparison.metric if plan.study.comparison else ""
+    if metric.startswith("best_"):
+        text = f"{metric} is early stopping by another name: it favours the arm that starts lower; judge the last step"
+        yield Advice("early stopping", False, text)
+        return
+    steps = {_setting(run, "steps") for run in outlook(plan).of_stage("student") if is_for_verdict(run)} - {None}
+    told = f"after {' / '.join(map(str, sorted(steps)))} steps" if steps else "at their last step"
+    yield Advice("early stopping", True, f"none: all runs are judged {told}")
+
+
+def _by_arm(plan: Plan, comparison: Comparison, *, is_tuning: bool) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = {}
+    for run in outlook(plan).of_stage(compared_stage(plan.study)):
+        if is_for_verdict(run) != is_tuning:
+            found.setdefault(str(run.labels.get(comparison.arm)), []).append(run)
+    return found
+
+
+def _rates(runs: Sequence[Run]) -> list[float]:
+    return sorted({rate for run in runs if (rate := _setting(run, "learning_rate")) is not None})
+
+
+def _values(runs: Sequence[Run], name: str) -> frozenset[Any]:
+    return frozenset(_setting(run, name) for run in runs)
+
+
+def _told(arms: Mapping[str, Sequence[Run]], name: str) -> str:
+    return ", ".join(f"{arm} {'/'.join(sorted(map(str, _values(runs, name))))}" for arm, runs in arms.items())
+
+
+def _setting(run: Run, name: str) -> Any:
+    return getattr(run.config, name, None)

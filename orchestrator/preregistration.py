@@ -1,0 +1,176 @@
+"""The design of a study, locked before its data exist: `reports/STUDY/design.json` in the store.
+
+What is locked is what a referee would ask to see dated: primary outcome, direction, margin, family, method, looks, n,
+arms, ranks, alpha. The report lists whatever was done otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cluster.ending import git_state
+from orchestrator.design import Method
+from orchestrator.durable import write_atomically
+from orchestrator.errors import StoreError, UserError
+from orchestrator.plan import Plan
+from orchestrator.replication import Design, compared_stage, design_of, is_for_verdict, outlook, replicate_axes
+from orchestrator.store import Store
+from trainables.base import Scalar
+
+NAME = "design.json"
+
+
+class Locked(BaseModel):
+    """A locked design. `n` are replicates; `groups` the axes that split the family, with their values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: str
+    scale: str
+    primary_outcome: str
+    higher_is_better: bool
+    arm: str
+    baseline: Scalar
+    arms: list[Scalar]
+    groups: dict[str, list[Scalar]]
+    replicates: dict[str, list[Scalar]]
+    n: int
+    family: int
+    method: Method
+    looks: list[int]
+    alpha: float
+    margin: float | None
+    target_margin: float
+    settings: dict[str, list[Any]] = Field(description="of the compared runs, but for axes and what is selected")
+    commit: str = Field(description="of the code, with + if the tree was changed; empty outside a checkout")
+    locked: str = Field(description="UTC, ISO 8601")
+    finished: int = Field(description="runs of the compared stages that had ended by then")
+    runs: int = Field(description="runs of the compared stages that were planned")
+
+    @property
+    def when(self) -> str:
+        """Say when it was locked, and how much was known by then."""
+        date = self.locked.replace("T", " ")[:16] + " UTC"
+        if self.finished:
+            return f"locked on {date}, after {self.finished} of {self.runs} runs had ended"
+        return f"locked on {date}, before any result"
+
+
+def path_of(store: Store, study: str) -> Path:
+    """Return where a study's locked design lies."""
+    return store.reports / study / NAME
+
+
+def read(store: Store, study: str) -> Locked | None:
+    """Return the locked design of a study; None if there is none. Raises StoreError if it cannot be read."""
+    path = path_of(store, study)
+    try:
+        return Locked.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no locked design"
+        raise StoreError(f"{path} cannot be read: {reason}; restore it, or remove it to lock anew") from None
+
+
+def lock(plan: Plan, store: Store) -> Locked:
+    """Write the plan's design into the store; return it.
+
+    Raises UserError if another design is locked already, or there is nothing to lock. The same design again is left
+    as it was locked first.
+    """
+    design = design_of(plan)
+    if design is None:
+        raise UserError(f"--lock: {plan.study.name} compares no arms: there is no design to lock")
+    new, old = _described(plan, store, design), read(store, plan.study.name)
+    if old is not None:
+        changes = list(differences(old, new))
+        if changes:
+            raise UserError(
+                f"--lock: {path_of(store, plan.study.name)} is {old.when}, and differs in {'; '.join(changes)}. "
+                "Go on with it (the report lists what differs), or give the changed study a name of its own"
+            )
+        return old
+    path = path_of(store, plan.study.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, new.model_dump_json(indent=1) + "\n")
+    return new
+
+
+def describe(plan: Plan, store: Store) -> Locked | None:
+    """Return the design as it is now, as it would be locked; None where there is nothing to lock."""
+    design = design_of(plan)
+    return _described(plan, store, design) if design is not None else None
+
+
+def _described(plan: Plan, store: Store, design: Design) -> Locked:
+    study, comparison = plan.study, design.comparison
+    axes = replicate_axes(study)
+    stages = (compared_stage(study), "evaluate")
+    compared = [run for run in outlook(plan).runs if run.stage in stages and is_for_verdict(run)]
+    ended = [run for run in compared if store.record(run.id) is not None]
+    return Locked(
+        study=study.name,
+        scale=study.scale,
+        primary_outcome=comparison.metric,
+        higher_is_better=comparison.higher_is_better,
+        arm=comparison.arm,
+        baseline=comparison.baseline,
+        arms=list(study.axes[comparison.arm]),
+        groups={axis: list(values) for axis, values in study.axes.items() if axis not in (comparison.arm, *axes)},
+        replicates={axis: list(study.axes[axis]) for axis in axes},
+        n=design.planned,
+        family=design.family,
+        method=design.method,
+        looks=list(comparison.looks),
+        alpha=comparison.alpha,
+        margin=comparison.margin,
+        target_margin=comparison.target_margin,
+        settings=_settings(plan),
+        commit=git_state(),
+        locked=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=len(ended),
+        runs=len(compared),
+    )
+
+
+def _settings(plan: Plan) -> dict[str, list[Any]]:
+    """Return the settings of the compared runs, each with the values it takes among them."""
+    stage = compared_stage(plan.study)
+    runs = [run for run in outlook(plan).of_stage(stage) if is_for_verdict(run)]
+    selected = {item.setting for item in getattr(plan, "selections", ()) if item.stage == stage}
+    own = {axis.partition(".")[2] for axis in plan.study.axes if axis.partition(".")[0] == stage}
+    configs = [run.config.model_dump(mode="json") for run in runs]
+    names = [name for name in (configs[0] if configs else ()) if name not in selected | own]
+    found = {name: {str(config[name]): config[name] for config in configs} for name in names}
+    return {name: [values[text] for text in sorted(values)] for name, values in found.items()}
+
+
+ABOUT_LOCKING = ("commit", "locked", "finished", "runs")
+"""What a lock says of itself, and not of the design."""
+
+
+def differences(old: Locked, new: Locked) -> Iterator[str]:
+    """Yield what differs between two designs, in words: "n: locked 7, now 12"."""
+    before, after = (_flat(design) for design in (old, new))
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) != after.get(name):
+            yield f"{name}: locked {_shown(before.get(name))}, now {_shown(after.get(name))}"
+
+
+def _flat(design: Locked) -> dict[str, Any]:
+    values = design.model_dump(mode="json", exclude=set(ABOUT_LOCKING))
+    nested = {name: values.pop(name) for name in ("groups", "replicates", "settings")}
+    named = {axis: given for axes in nested.values() for axis, given in axes.items()}
+    return {**{name.replace("_", " "): value for name, value in values.items()}, **named}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,180 @@
+"""What a study counts as independent: its replicates, known from its axes before anything has run.
+
+A replicate is (data split, teacher seed, student seed); each part is the values of the axes of that kind, outermost
+first. Where a teacher's seed simply follows the student's (`Stage("teacher", {"seed": Axis("student.seed")})`), every
+student seed is a replicate with a teacher of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.design import Look, Method, needed_replicates, share_alpha
+from orchestrator.errors import UserError
+from orchestrator.study import Comparison, Study
+from trainables.base import Scalar
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan, Run
+    from orchestrator.statistics.replicates import Key
+
+SETTINGS = ("seed", "split_seed", "fold")
+"""Axes of settings with these names are replicates; any other axis but the arm splits the family."""
+LEVELS = ("split", "teacher", "student")
+SPLITTING = ("dataset", "base_model")
+"""Stages whose replicate axes make splits of the data."""
+
+
+def compared_stage(study: Study) -> str:
+    """Return the stage whose runs are compared: the arm's, or, where the arm is an axis of its own, the replicates'."""
+    comparison = study.comparison or Comparison()
+    stage, dot, _ = comparison.arm.partition(".")
+    return stage if dot else comparison.replicate.partition(".")[0]
+
+
+def outlook(plan: Plan) -> Plan:
+    """Return the plan with the runs that still wait for a selection, where there are such."""
+    found: Plan = getattr(plan, "outlook", plan)
+    return found
+
+
+def replicate_axes(study: Study) -> dict[str, str]:
+    """Return the axes that make replicates with what each is part of (split, teacher, student), outermost first."""
+    comparison = study.comparison or Comparison()
+    named = [axis for axis in study.axes if axis.partition(".")[2] in SETTINGS or axis == comparison.replicate]
+    found = {axis: _level(axis, compared_stage(study)) for axis in named if axis != comparison.arm}
+    return dict(sorted(found.items(), key=lambda item: LEVELS.index(item[1])))
+
+
+def _level(axis: str, compared: str) -> str:
+    stage = axis.partition(".")[0]
+    if stage in SPLITTING:
+        return "split"
+    return "student" if stage == compared else "teacher"
+
+
+def levels(study: Study) -> list[str]:
+    """Return the parts that a replicate of this study has."""
+    return list(dict.fromkeys(replicate_axes(study).values()))
+
+
+def key_of(study: Study, values: Mapping[str, Any]) -> Key:
+    """Return the replicate of a run whose axes have these values, a part per level; None for a part it has not."""
+    axes = replicate_axes(study)
+    parts: list[Hashable] = []
+    for level in levels(study):
+        own = [values.get(axis) for axis, of_level in axes.items() if of_level == level]
+        parts.append(None if all(value is None for value in own) else own[0] if len(own) == 1 else tuple(own))
+    return tuple(parts)
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a study's comparisons can be judged by: replicates of each, how p is adjusted, and the levels of its looks.
+
+    `replicates` holds the planned replicates of every comparison, by group and arm; `counted` names the parts of a
+    replicate that n counts.
+    """
+
+    comparison: Comparison
+    replicates: Mapping[tuple[tuple[Scalar, ...], str], frozenset[Key]]
+    counted: tuple[str, ...]
+    note: str
+    method: Method
+    reason: str
+
+    @property
+    def family(self) -> int:
+        """The number of comparisons."""
+        return len(self.replicates)
+
+    @property
+    def planned(self) -> int:
+        """The fewest replicates that a comparison has; the declared largest number where looks are declared."""
+        if self.comparison.looks:
+            return self.comparison.looks[-1]
+        return self.have
+
+    @property
+    def have(self) -> int:
+        """The fewest replicates that the plan gives a comparison."""
+        return min((len(keys) for keys in self.replicates.values()), default=0)
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """The declared looks with their levels; none where none were declared."""
+        return levels_of(self.comparison, self.method)
+
+    @property
+    def needed(self) -> int:
+        """The least replicates with which this family could conclude."""
+        count = len(self.comparison.looks) or 1
+        return needed_replicates(max(1, self.family), self.comparison.alpha, method=self.method, looks=count)
+
+
+def levels_of(comparison: Comparison, method: Method) -> tuple[Look, ...]:
+    """Return the declared looks of a comparison with the level that each of them has."""
+    return share_alpha(comparison.looks, comparison.alpha, method=method) if comparison.looks else ()
+
+
+def check_looks(comparison: Comparison, planned: int) -> None:
+    """Raise UserError where there are more replicates than the last declared look has."""
+    if comparison.looks and planned > comparison.looks[-1]:
+        raise UserError(
+            f"looks after {', '.join(map(str, comparison.looks))}: the study has {planned} replicates; the last look "
+            "is the largest number that was declared: leave out replicates, or judge the new ones as a study of theirs"
+        )
+
+
+def design_of(plan: Plan) -> Design | None:
+    """Return the design of a plan's comparison; None where it compares no arms. Raises UserError (see check_looks)."""
+    from orchestrator.statistics.families import method_for
+
+    study, comparison = plan.study, plan.study.comparison
+    if comparison is None or comparison.arm not in study.axes:
+        return None
+    keys: dict[tuple[tuple[Scalar, ...], str], frozenset[Key]] = {}
+    counted: Sequence[str] = levels(study)
+    note = ""
+    for group, arm, ours, theirs in _comparisons(plan, comparison):
+        found, counted, note = _planned(study, ours, theirs)
+        keys[group, arm] = found
+    method, reason = method_for(list(keys.values()))
+    design = Design(comparison, keys, tuple(counted), note, method, reason)
+    check_looks(comparison, design.have)
+    return design
+
+
+def _planned(study: Study, ours: Sequence[Key], theirs: Sequence[Key]) -> tuple[frozenset[Key], Sequence[str], str]:
+    from orchestrator.statistics.replicates import paired_differences
+
+    sides = [{key: [0.0] for key in side} for side in (ours, theirs)]
+    found = paired_differences(*sides, names=levels(study))
+    depth = len(next(iter(found.differences), ()))
+    shared = [name for at, name in enumerate(levels(study)) if all(key[at] is not None for key in [*ours, *theirs])]
+    return frozenset(found.differences), shared[:depth], found.note
+
+
+def _comparisons(plan: Plan, comparison: Comparison) -> Iterator[tuple[tuple[Scalar, ...], str, list[Key], list[Key]]]:
+    """Yield group, arm and the keys of both sides for every arm against the baseline in every group."""
+    study = plan.study
+    runs = [run for run in outlook(plan).of_stage(compared_stage(study)) if is_for_verdict(run)]
+    splits = [axis for axis in study.axes if axis != comparison.arm and axis not in replicate_axes(study)]
+    groups: dict[tuple[Scalar, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.labels.get(axis) for axis in splits), []).append(run)
+    arms = [value for value in study.axes[comparison.arm] if value != comparison.baseline]
+    for group, members in groups.items():
+        for arm in arms:
+            ours, theirs = (
+                [key_of(study, run.labels) for run in members if run.labels.get(comparison.arm) == name]
+                for name in (arm, comparison.baseline)
+            )
+            yield group, str(arm), ours, theirs
+
+
+def is_for_verdict(run: Run) -> bool:
+    """Say whether a run is one that verdicts are given on; tuning runs are not."""
+    return getattr(run, "purpose", "verdict") == "verdict"

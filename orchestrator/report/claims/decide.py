@@ -1,0 +1,233 @@
+"""The exact command that would decide what is not decided, and what its number of replicates rests on.
+
+What was tested at the full alpha is spent: adding seeds to it and testing again would be a look that nobody declared.
+So an inconclusive comparison is decided by fresh replicates, judged alone; a design that could not conclude at all has
+spent nothing, and is made larger.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from orchestrator import statistics
+from orchestrator.design import can_conclude, needed_for_equivalence
+from orchestrator.plan import Plan
+from orchestrator.replication import Design, design_of, replicate_axes
+from orchestrator.report import formatting
+from orchestrator.report.differences import Judged
+from orchestrator.report.summary import Difference
+from orchestrator.statistics.power import LARGEST
+
+KEPT = ("--scale", "--set", "--axis", "--place", "--teacher", "--store", "--views")
+"""Options of the command at hand that say which study this is, and where."""
+
+
+def deciding(plan: Plan, judged: Judged, command: str) -> list[Difference]:
+    """Return the comparisons with the command that would decide each of them, where one is needed."""
+    design = design_of(plan)
+    if design is None or not design.family:
+        return judged.differences
+    chosen = _Deciding(plan, design, judged, _Words.of(command, plan))
+    return [
+        item.model_copy(update=dict(zip(("decide", "decide_why"), chosen.of(item), strict=True)))
+        for item in judged.differences
+    ]
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A sweep of this study, as it was written; axes are replaced, never named twice."""
+
+    study: str
+    options: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, command: str, plan: Plan) -> _Words:
+        words = shlex.split(command)[3:]
+        if len(words) < 2:
+            return cls(plan.study.name, (("--scale", plan.study.scale),) if plan.study.scale else ())
+        found: list[tuple[str, str]] = []
+        for at, word in enumerate(words):
+            name, equals, value = word.partition("=")
+            if word in KEPT and at + 1 < len(words):
+                found.append((word, words[at + 1]))
+            elif equals and name in KEPT:
+                found.append((name, value))
+        return cls(_study_among(words[1:]), tuple(found))
+
+    def with_options(self, added: Iterable[tuple[str, str]] = ()) -> str:
+        """Return the command, an added option taking the place of one for the same setting."""
+        new = list(added)
+        taken = {(option, value.partition("=")[0]) for option, value in new}
+        kept = [pair for pair in self.options if (pair[0], pair[1].partition("=")[0]) not in taken]
+        return shlex.join(
+            ["python", "-m", "orchestrator", "sweep", self.study, *(w for pair in kept + new for w in pair)]
+        )
+
+
+def _study_among(words: Sequence[str]) -> str:
+    """Return the one word that is neither an option nor an option's value."""
+    with_value = {
+        at + 1 for at, word in enumerate(words) if word in (*KEPT, "--address", "--redo", "--retry", "--until")
+    }
+    plain = [word for at, word in enumerate(words) if not word.startswith("-") and at not in with_value]
+    return plain[0]
+
+
+@dataclass(frozen=True)
+class _Deciding:
+    plan: Plan
+    design: Design
+    judged: Judged
+    words: _Words
+
+    def of(self, item: Difference) -> tuple[str, str]:
+        """Return the command and the reason for its number; empty where nothing is open."""
+        if getattr(item, "unit", "replicate") == "item":
+            return "", ""
+        if item.verdict == "under-powered by design":
+            return self._larger()
+        if item.verdict == "interim":
+            return self._next_look(item)
+        if item.verdict != "inconclusive":
+            return "", ""
+        if self._is_short(item):
+            lost = item.planned - len(item.pairs)
+            return self.words.with_options(), f"tries what {lost} of {item.planned} pairs lost once more"
+        return self._fresh(item)
+
+    def _is_short(self, item: Difference) -> bool:
+        method = item.adjusted_by or self.judged.method
+        alpha = self.design.comparison.alpha
+        return len(item.pairs) < item.planned and not can_conclude(
+            len(item.pairs), self.design.family, alpha, method=method
+        )
+
+    def _larger(self) -> tuple[str, str]:
+        need = self.design.needed
+        looks = " (its looks are declared anew in the study)" if self.design.comparison.looks else ""
+        why = f"{need} replicates are the fewest with which {_comparisons(self.design.family)} can conclude{looks}"
+        return self._extended(need), f"{why}; nothing could be concluded from fewer, so that none of alpha is spent"
+
+    def _next_look(self, item: Difference) -> tuple[str, str]:
+        later = [n for n in self.design.comparison.looks if n > len(item.pairs)]
+        if later and later[0] > self.design.have:
+            return self._extended(later[0]), f"the next declared look is after {later[0]}"
+        return self.words.with_options(), "goes on with what is still to come"
+
+    def _fresh(self, item: Difference) -> tuple[str, str]:
+        """Return fresh replicates enough for every open comparison that any number would decide: they run together."""
+        if _is_fold(self._counted_axes[0]):
+            return "", "other records would decide: folds of the same ones are no fresh replicates"
+        if self._needs[_name(item)][0] is None:
+            return "", self._needs[_name(item)][1]
+        known = [(need, why) for need, why in self._needs.values() if need is not None]
+        need, why = max(known, key=lambda pair: pair[0])
+        most = f", the most that {len(known)} open comparisons need" if len(known) > 1 else ""
+        return self._extended(need, is_fresh=True), (
+            f"{why}{most}; {need} fresh replicates, judged alone: those that were seen are spent"
+        )
+
+    @cached_property
+    def _needs(self) -> dict[str, tuple[int | None, str]]:
+        """How many fresh replicates each inconclusive comparison needs, and what that rests on."""
+        open_ones = [item for item in self.judged.differences if item.verdict == "inconclusive"]
+        return {_name(item): self._powered(item) for item in open_ones if not self._is_short(item)}
+
+    def _powered(self, item: Difference) -> tuple[int | None, str]:
+        comparison, sd = self.design.comparison, float(np.std(item.pairs, ddof=1)) if len(item.pairs) > 1 else 0.0
+        least, family, alpha = self.design.needed, self.design.family, comparison.alpha
+        mean = abs(float(np.mean(item.pairs)))
+        effect = comparison.margin or mean
+        if sd <= 0:
+            return None, "the differences have no spread to compute a number of replicates from"
+        need = statistics.replicates_for(lambda n: self._power(n, effect / sd), least)
+        label = "the observed effect (an estimate, and a noisy one)"
+        if comparison.margin is not None:
+            label = (
+                f"a difference as large as the margin of {comparison.margin:g}, and for equivalence if there is none"
+            )
+            near = statistics.replicates_for(
+                lambda n: statistics.power_of_equivalence(n, effect, sd, family, alpha=alpha),
+                max(least, needed_for_equivalence(family, alpha)),
+            )
+            need = None if need is None or near is None else max(need, near)
+        size = f"d_z {effect / sd:.2f}{f' at {place}' if (place := formatting.group(item.group)) else ''}"
+        if need is None:
+            return None, f"more than {LARGEST} replicates would be needed for 80 % power for {label}, {size}"
+        return (
+            need,
+            f"80 % power for {label}: {size}, by {_methods(self.judged, comparison.margin)}, normal differences",
+        )
+
+    def _power(self, n: int, d_z: float) -> float:
+        return statistics.power_of_difference(
+            n,
+            d_z,
+            self.design.family,
+            method=self.judged.method,
+            alpha=self.design.comparison.alpha,
+            correlation=self._correlation,
+        )
+
+    @cached_property
+    def _correlation(self) -> float:
+        """Return the mean correlation between comparisons over the replicates they share; 0 where it is negative."""
+        shared = [dict(zip(item.replicates, item.pairs, strict=True)) for item in self.judged.differences]
+        keys = [key for key in shared[0] if all(key in found for found in shared)]
+        table = np.array([[found[key] for found in shared] for key in keys])
+        if len(keys) < 3 or table.shape[1] < 2 or (table.std(axis=0) == 0).any():
+            return 0.0
+        above = np.corrcoef(table.T)[np.triu_indices(table.shape[1], 1)]
+        return max(0.0, float(above.mean()))
+
+    @cached_property
+    def _counted_axes(self) -> list[str]:
+        """The axes whose values n counts, those that can be lengthened at will first."""
+        axes = [axis for axis, level in replicate_axes(self.plan.study).items() if level in self.design.counted]
+        return sorted(axes, key=_is_fold) or [self.design.comparison.replicate]
+
+    def _extended(self, need: int, *, is_fresh: bool = False) -> str:
+        """Return the sweep with `need` replicates in all, or with so many fresh ones."""
+        axes, axis = self._counted_axes, self._counted_axes[0]
+        known = self.plan.study.axes.get(axis, ())
+        others = math.prod(len(self.plan.study.axes[name]) for name in axes if name != axis)
+        count = -(-need // others)
+        stage = axis.partition(".")[0]
+        if _is_fold(axis):
+            folds = ",".join(map(str, range(count)))
+            return self.words.with_options([("--set", f"{stage}.folds={count}"), ("--axis", f"{axis}={folds}")])
+        ints = [value for value in known if isinstance(value, int)]
+        start = max([*ints, 0]) + 1
+        fresh = (n for n in range(start, start + count + LARGEST) if n not in self._tuning_seeds)
+        values = [] if is_fresh else ints[:count]
+        values += [next(fresh) for _ in range(count - len(values))]
+        return self.words.with_options([("--axis", f"{axis}={','.join(map(str, values))}")])
+
+    @cached_property
+    def _tuning_seeds(self) -> set[object]:
+        tuning = [run for run in self.plan.runs if getattr(run, "purpose", "verdict") == "tuning"]
+        return {getattr(run.config, "seed", None) for run in tuning}
+
+
+def _is_fold(axis: str) -> bool:
+    return axis.endswith(".fold")
+
+
+def _comparisons(count: int) -> str:
+    return f"{count} comparison{'s' if count != 1 else ''}"
+
+
+def _methods(judged: Judged, margin: float | None) -> str:
+    named = formatting.METHODS.get(judged.method, "the sign-flip test")
+    return f"{named} and Holm for equivalence" if margin is not None and named == "Westfall-Young" else named
+
+
+def _name(item: Difference) -> str:
+    return f"{item.arm} {formatting.group(item.group)}"

@@ -1,0 +1,33 @@
+"""Sections of a report as Markdown, whatever they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.report import tables
+from orchestrator.report.sections import Grid, Section
+from orchestrator.report.summary import Difference
+
+
+def sections(found: Sequence[Section], figures: Mapping[str, str]) -> str:
+    """Return every section with its heading; a figure of the report that a section names stands at its end."""
+    return "\n".join(_section(section, figures) for section in found)
+
+
+def _section(section: Section, figures: Mapping[str, str]) -> str:
+    parts = [f"## {section.title}", *section.paragraphs, *(_grid(grid) for grid in section.grids)]
+    parts += [f"![{figures[name]}](figures/{name}.png)" for name in section.figures if name in figures]
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(grid: Grid) -> str:
+    table = tables.markdown(grid)
+    return f"{table}\n\n{grid.caption}" if grid.caption else table
+
+
+def verdicts(differences: Sequence[Difference]) -> str:
+    """Return the verdicts as a list; what would decide is said once for all that it would decide."""
+    lines = [f"- {item.sentence}" for item in differences]
+    for command, why in dict.fromkeys((item.decide, item.decide_why) for item in differences if item.decide_why):
+        lines.append(f"- To decide: `{command}` ({why})" if command else f"- Not decided by any sweep: {why}")
+    return "\n".join(lines)
