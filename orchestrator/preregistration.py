@@ -17,9 +17,11 @@ from cluster.ending import git_state
 from orchestrator.design import Method
 from orchestrator.durable import write_atomically
 from orchestrator.errors import StoreError, UserError
+from orchestrator.items import unit_of
 from orchestrator.plan import Plan
 from orchestrator.replication import Design, design_of, is_for_verdict, replicate_axes
 from orchestrator.store import Store
+from orchestrator.study import Unit
 from trainables.base import Scalar
 
 NAME = "design.json"
@@ -40,6 +42,7 @@ class Locked(BaseModel):
     groups: dict[str, list[Scalar]]
     replicates: dict[str, list[Scalar]]
     n: int
+    unit: Unit = Field(description="what a verdict's n counts: replicates, or the items they are tested on")
     family: int
     method: Method
     looks: list[int]
@@ -125,6 +128,7 @@ def _described(plan: Plan, store: Store, design: Design) -> Locked:
         groups={axis: list(values) for axis, values in study.axes.items() if axis not in (comparison.arm, *axes)},
         replicates={axis: list(study.axes[axis]) for axis in axes},
         n=design.planned,
+        unit=unit_of(study),
         family=design.family,
         method=design.method,
         looks=list(comparison.looks),
