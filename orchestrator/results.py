@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan, Run
-from orchestrator.report.measures import OUTCOMES
 from orchestrator.store import Record, Store
 from orchestrator.study import Study, setting_of
 from trainables.base import Scalar
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 Tested: TypeAlias = dict[str, dict[str, Scalar]]
 """The `test_*` metrics of runs, by run id."""
+OUTCOMES = ("distance_to_teacher", "subspace_overlap", "intruder_dimensions", "forgetting_loss")
+"""Metrics of an evaluation that belong to its subject, as its `test_*` metrics do."""
 VOLATILE_COLUMNS = ("started", "seconds", "core_seconds", "peak_memory_gib", "host")
 """The last columns: times, memory and place. All others are equal in two sweeps of one study."""
 
