@@ -18,7 +18,7 @@ from orchestrator.design import Method
 from orchestrator.durable import write_atomically
 from orchestrator.errors import StoreError, UserError
 from orchestrator.plan import Plan
-from orchestrator.replication import Design, compared_stage, design_of, is_for_verdict, outlook, replicate_axes
+from orchestrator.replication import Design, design_of, is_for_verdict, replicate_axes
 from orchestrator.store import Store
 from orchestrator.study import Unit
 from trainables.base import Scalar
@@ -40,7 +40,7 @@ class Locked(BaseModel):
     arms: list[Scalar]
     groups: dict[str, list[Scalar]]
     replicates: dict[str, list[Scalar]]
-    unit: Unit
+    unit: Unit = Field(description="what a verdict's n counts: replicates, or the items they are tested on")
     n: int
     family: int
     method: Method
@@ -115,8 +115,8 @@ def _described(plan: Plan, store: Store, design: Design) -> Locked:
 
     study, comparison = plan.study, design.comparison
     axes = replicate_axes(study)
-    stages = (compared_stage(study), "evaluate")
-    compared = [run for run in outlook(plan).runs if run.stage in stages and is_for_verdict(run)]
+    stages = (study.compared_stage, "evaluate")
+    compared = [run for run in plan.outlook.runs if run.stage in stages and is_for_verdict(run)]
     ended = [run for run in compared if store.record(run.id) is not None]
     by_item = item_design(plan)
     return Locked(
@@ -147,9 +147,9 @@ def _described(plan: Plan, store: Store, design: Design) -> Locked:
 
 def _settings(plan: Plan) -> dict[str, list[Any]]:
     """Return the settings of the compared runs, each with the values it takes among them."""
-    stage = compared_stage(plan.study)
-    runs = [run for run in outlook(plan).of_stage(stage) if is_for_verdict(run)]
-    selected = {item.setting for item in getattr(plan, "selections", ()) if item.stage == stage}
+    stage = plan.study.compared_stage
+    runs = [run for run in plan.outlook.of_stage(stage) if is_for_verdict(run)]
+    selected = {item.setting for item in plan.selections if item.stage == stage}
     own = {axis.partition(".")[2] for axis in plan.study.axes if axis.partition(".")[0] == stage}
     configs = [run.config.model_dump(mode="json") for run in runs]
     names = [name for name in (configs[0] if configs else ()) if name not in selected | own]

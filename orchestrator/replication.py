@@ -7,7 +7,9 @@ student seed is a replicate with a teacher of its own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,31 +22,16 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan, Run
     from orchestrator.statistics.replicates import Key
 
-SETTINGS = ("seed", "split_seed", "fold")
-"""Axes of settings with these names are replicates; any other axis but the arm splits the family."""
 LEVELS = ("split", "teacher", "student")
 SPLITTING = ("dataset", "base_model")
 """Stages whose replicate axes make splits of the data."""
 
 
-def compared_stage(study: Study) -> str:
-    """Return the stage whose runs are compared: the arm's, or, where the arm is an axis of its own, the replicates'."""
-    comparison = study.comparison or Comparison()
-    stage, dot, _ = comparison.arm.partition(".")
-    return stage if dot else comparison.replicate.partition(".")[0]
-
-
-def outlook(plan: Plan) -> Plan:
-    """Return the plan with the runs that still wait for a selection, where there are such."""
-    found: Plan = getattr(plan, "outlook", plan)
-    return found
-
-
 def replicate_axes(study: Study) -> dict[str, str]:
     """Return the axes that make replicates with what each is part of (split, teacher, student), outermost first."""
-    comparison = study.comparison or Comparison()
-    named = [axis for axis in study.axes if axis.partition(".")[2] in SETTINGS or axis == comparison.replicate]
-    found = {axis: _level(axis, compared_stage(study)) for axis in named if axis != comparison.arm}
+    arm = (study.comparison or Comparison()).arm
+    named = [axis for axis in study.axes if study.is_replicate(axis) and axis != arm]
+    found = {axis: _level(axis, study.compared_stage) for axis in named}
     return dict(sorted(found.items(), key=lambda item: LEVELS.index(item[1])))
 
 
@@ -129,7 +116,7 @@ def check_looks(comparison: Comparison, planned: int) -> None:
 
 
 def design_of(plan: Plan) -> Design | None:
-    """Return the design of a plan's comparison; None where it compares no arms. Raises UserError (see check_looks)."""
+    """Return the design of a plan's comparison; None where it plans none. Raises UserError (see check_looks)."""
     from orchestrator.statistics.families import method_for
 
     study, comparison = plan.study, plan.study.comparison
@@ -141,6 +128,8 @@ def design_of(plan: Plan) -> Design | None:
     for group, arm, ours, theirs in _comparisons(plan, comparison):
         found, counted, note = _planned(study, ours, theirs)
         keys[group, arm] = found
+    if not keys:
+        return None
     method, reason = method_for(list(keys.values()))
     design = Design(comparison, keys, tuple(counted), note, method, reason)
     check_looks(comparison, design.have)
@@ -160,7 +149,7 @@ def _planned(study: Study, ours: Sequence[Key], theirs: Sequence[Key]) -> tuple[
 def _comparisons(plan: Plan, comparison: Comparison) -> Iterator[tuple[tuple[Scalar, ...], str, list[Key], list[Key]]]:
     """Yield group, arm and the keys of both sides for every arm against the baseline in every group."""
     study = plan.study
-    runs = [run for run in outlook(plan).of_stage(compared_stage(study)) if is_for_verdict(run)]
+    runs = [run for run in plan.outlook.of_stage(study.compared_stage) if is_for_verdict(run)]
     splits = [axis for axis in study.axes if axis != comparison.arm and axis not in replicate_axes(study)]
     groups: dict[tuple[Scalar, ...], list[Run]] = {}
     for run in runs:
@@ -175,6 +164,34 @@ def _comparisons(plan: Plan, comparison: Comparison) -> Iterator[tuple[tuple[Sca
             yield group, str(arm), ours, theirs
 
 
+def counted_axes(study: Study, design: Design) -> list[str]:
+    """Return the axes whose values n counts, those that can be lengthened at will first."""
+    axes = [axis for axis, level in replicate_axes(study).items() if level in design.counted]
+    return sorted(axes, key=is_fold) or [design.comparison.replicate]
+
+
+def is_fold(axis: str) -> bool:
+    """Say whether an axis' values are folds of the same records."""
+    return axis.endswith(".fold")
+
+
+def lengthened(
+    study: Study, design: Design, count: int, *, is_fresh: bool = False, avoid: Container[object] = ()
+) -> list[tuple[str, str]]:
+    """Return the options that give the study `count` replicates, or so many fresh ones; none of `avoid` is new."""
+    axes = counted_axes(study, design)
+    axis, others = axes[0], math.prod(len(study.axes[name]) for name in axes[1:])
+    each = -(-count // others)
+    if is_fold(axis):
+        folds = ",".join(map(str, range(each)))
+        return [("--set", f"{axis}s={each}"), ("--axis", f"{axis}={folds}")]
+    known = [value for value in study.axes.get(axis, ()) if isinstance(value, int)]
+    fresh = (value for value in itertools.count(max([*known, 0]) + 1) if value not in avoid)
+    values = [] if is_fresh else known[:each]
+    values += itertools.islice(fresh, each - len(values))
+    return [("--axis", f"{axis}={','.join(map(str, values))}")]
+
+
 def is_for_verdict(run: Run) -> bool:
     """Say whether a run is one that verdicts are given on; tuning runs are not."""
-    return getattr(run, "purpose", "verdict") == "verdict"
+    return run.purpose == "verdict"

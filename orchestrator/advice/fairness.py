@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.advice.base import Advice
 from orchestrator.items import item_design
 from orchestrator.plan import Plan, Run
-from orchestrator.replication import Design, compared_stage, is_for_verdict, outlook
+from orchestrator.replication import Design, is_for_verdict
 from orchestrator.study import Comparison
 
 ENOUGH = 3
@@ -26,6 +26,7 @@ def learning_rates(plan: Plan, design: Design) -> Iterator[Advice]:
     is_shared = len({tuple(values) for values in rates.values()}) == 1 and len(rates) > 1
     if tuning:
         yield from _tuned(tuning, verdict)
+        yield from _selections(plan)
     elif is_shared:
         text = f"{shown} for all arms favours the arm that it suits; give each its own, from {ENOUGH} values or more"
         yield Advice("learning rate", False, text)
@@ -49,9 +50,23 @@ def _tuned(tuning: Mapping[str, Sequence[Run]], verdict: Mapping[str, Sequence[R
         yield Advice("tuning seeds", False, text)
 
 
+def _selections(plan: Plan) -> Iterator[Advice]:
+    """Say what is selected how; a best that still lies on the edge of its grid is named."""
+    if not plan.selections:
+        return
+    seeds = {plan[run].labels.get(plan.study.replicate) for item in plan.selections for run in item.runs if run in plan}
+    made = sum(item.value is not None for item in plan.selections)
+    settings = ", ".join(dict.fromkeys(f"{item.stage}.{item.setting}" for item in plan.selections))
+    text = f"{settings} by validation loss on seeds {', '.join(sorted(map(str, seeds)))}, which no verdict uses"
+    yield Advice("selection", True, f"{text}: {made} of {len(plan.selections)} made")
+    for item in plan.selections:
+        if item.state == "on the edge":
+            yield Advice("selection", False, f"{item}: it could not grow further")
+
+
 def alpha_policy(plan: Plan) -> Iterator[Advice]:
     """Yield whether the scaling of the adapters is alike at all ranks and in all arms."""
-    students = [run for run in outlook(plan).of_stage("student") if is_for_verdict(run)]
+    students = [run for run in plan.outlook.of_stage("student") if is_for_verdict(run)]
     policies = {_policy(run) for run in students}
     ranks = {_setting(run, "rank") for run in students}
     if not students or _setting(students[0], "rank") is None:
@@ -116,14 +131,14 @@ def early_stopping(plan: Plan) -> Iterator[Advice]:
         text = f"{metric} is early stopping by another name: it favours the arm that starts lower; judge the last step"
         yield Advice("early stopping", False, text)
         return
-    steps = {_setting(run, "steps") for run in outlook(plan).of_stage("student") if is_for_verdict(run)} - {None}
+    steps = {_setting(run, "steps") for run in plan.outlook.of_stage("student") if is_for_verdict(run)} - {None}
     told = f"after {' / '.join(map(str, sorted(steps)))} steps" if steps else "at their last step"
     yield Advice("early stopping", True, f"none: all runs are judged {told}")
 
 
 def _by_arm(plan: Plan, comparison: Comparison, *, is_tuning: bool) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
-    for run in outlook(plan).of_stage(compared_stage(plan.study)):
+    for run in plan.outlook.of_stage(plan.study.compared_stage):
         if is_for_verdict(run) != is_tuning:
             found.setdefault(str(run.labels.get(comparison.arm)), []).append(run)
     return found

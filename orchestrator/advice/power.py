@@ -8,7 +8,7 @@ from orchestrator.advice.base import Advice
 from orchestrator.design import can_conclude_at, needed_for_equivalence, smallest_adjusted_p
 from orchestrator.items import item_design
 from orchestrator.plan import Plan
-from orchestrator.replication import Design, replicate_axes
+from orchestrator.replication import Design, lengthened
 
 NAMES = {"westfall-young": "Westfall-Young", "holm": "Holm"}
 
@@ -37,18 +37,8 @@ def is_demonstration(plan: Plan, design: Design) -> bool:
 
 
 def extended(plan: Plan, design: Design, count: int) -> str:
-    """Return the option that gives the study so many replicates."""
-    axes = [axis for axis, level in replicate_axes(plan.study).items() if level in design.counted]
-    axis = sorted(axes, key=lambda name: name.endswith(".fold"))[0] if axes else design.comparison.replicate
-    others = 1
-    for name in axes:
-        others *= len(plan.study.axes[name]) if name != axis else 1
-    each = -(-count // others)
-    if axis.endswith(".fold"):
-        return f"--set {axis}s={each} --axis {axis}={','.join(map(str, range(each)))}"
-    known = [value for value in plan.study.axes.get(axis, ()) if isinstance(value, int)]
-    values = known[:each] + list(range(max([*known, 0]) + 1, max([*known, 0]) + 1 + each - len(known)))
-    return f"--axis {axis}={','.join(map(str, values))}"
+    """Return the options that give the study so many replicates."""
+    return " ".join(word for pair in lengthened(plan.study, design, count) for word in pair)
 
 
 def _replicates(plan: Plan, design: Design) -> Advice:

@@ -13,7 +13,7 @@ from orchestrator.cli.options import (
     add_store,
     add_study,
     console,
-    make_plan,
+    make_planning,
     open_store,
     views_folder,
 )
@@ -61,7 +61,8 @@ def execute(options: argparse.Namespace) -> int:
 
     begun = time.monotonic()
     store = open_store(options)
-    plan = make_plan(options, store)
+    replan = make_planning(options, store)
+    plan = replan()
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
     if line := demonstration(plan):
         say(line)
@@ -69,6 +70,7 @@ def execute(options: argparse.Namespace) -> int:
     code = sweep.run(
         plan,
         store,
+        replan=replan,
         views=views,
         make_backend=lambda: make_backend(options),
         command=command,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.__main__ import main
 from orchestrator.advice import Advice, advise, demonstration
 from orchestrator.replication import design_of
 from orchestrator.store import Store
@@ -106,3 +107,17 @@ def test_few_records_are_sent_to_folds_and_folds_left_out_are_named(tmp_path):
     design = design_of(planned(every, Store(tmp_path)))
     assert design is not None
     assert design.counted == ("split",)
+
+
+def test_a_sweep_says_first_that_it_is_a_demonstration(tmp_path, capsys):
+    command = ["sweep", "rank_study", "--scale", "tiny", "--store", str(tmp_path / "s"), "--redo", "no such run"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith("demonstration: 3 replicates")
+    assert main([*command, "--axis", "student.seed=1,2,3,4,5,6"]) == 2
+    assert "demonstration" not in capsys.readouterr().err
+
+
+def test_a_plan_that_ends_before_the_students_is_no_demonstration(tmp_path):
+    plan = planned(rank_study(seeds=2), Store(tmp_path)).until("teacher")
+    assert demonstration(plan) == ""
+    assert not [item for item in advise(plan) if item.topic == "design"]

@@ -7,7 +7,6 @@ spent nothing, and is made larger.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from orchestrator import statistics
 from orchestrator.design import can_conclude, needed_for_equivalence
 from orchestrator.plan import Plan
-from orchestrator.replication import Design, design_of, replicate_axes
+from orchestrator.replication import Design, counted_axes, design_of, is_fold, is_for_verdict, lengthened
 from orchestrator.report import formatting
 from orchestrator.report.differences import Judged
 from orchestrator.report.summary import Difference
@@ -31,7 +30,7 @@ KEPT = ("--scale", "--set", "--axis", "--place", "--teacher", "--store", "--view
 def deciding(plan: Plan, judged: Judged, command: str) -> list[Difference]:
     """Return the comparisons with the command that would decide each of them, where one is needed."""
     design = design_of(plan)
-    if design is None or not design.family:
+    if design is None:
         return judged.differences
     chosen = _Deciding(plan, design, judged, _Words.of(command, plan))
     return [
@@ -89,14 +88,14 @@ class _Deciding:
 
     def of(self, item: Difference) -> tuple[str, str]:
         """Return the command and the reason for its number; empty where nothing is open."""
-        if getattr(item, "unit", "replicate") == "item":
-            return "", ""
-        if item.verdict == "under-powered by design":
-            return self._larger()
         if item.verdict == "interim":
             return self._next_look(item)
-        if item.verdict != "inconclusive":
+        if item.verdict not in ("inconclusive", "under-powered by design"):
             return "", ""
+        if item.unit == "item":
+            return "", "n counts items: more records to test on would decide"
+        if item.verdict == "under-powered by design":
+            return self._larger()
         if self._is_short(item):
             lost = item.planned - len(item.pairs)
             return self.words.with_options(), f"tries what {lost} of {item.planned} pairs lost once more"
@@ -123,7 +122,7 @@ class _Deciding:
 
     def _fresh(self, item: Difference) -> tuple[str, str]:
         """Return fresh replicates enough for every open comparison that any number would decide: they run together."""
-        if _is_fold(self._counted_axes[0]):
+        if is_fold(counted_axes(self.plan.study, self.design)[0]):
             return "", "other records would decide: folds of the same ones are no fresh replicates"
         if self._needs[_name(item)][0] is None:
             return "", self._needs[_name(item)][1]
@@ -187,37 +186,16 @@ class _Deciding:
         above = np.corrcoef(table.T)[np.triu_indices(table.shape[1], 1)]
         return max(0.0, float(above.mean()))
 
-    @cached_property
-    def _counted_axes(self) -> list[str]:
-        """The axes whose values n counts, those that can be lengthened at will first."""
-        axes = [axis for axis, level in replicate_axes(self.plan.study).items() if level in self.design.counted]
-        return sorted(axes, key=_is_fold) or [self.design.comparison.replicate]
-
     def _extended(self, need: int, *, is_fresh: bool = False) -> str:
         """Return the sweep with `need` replicates in all, or with so many fresh ones."""
-        axes, axis = self._counted_axes, self._counted_axes[0]
-        known = self.plan.study.axes.get(axis, ())
-        others = math.prod(len(self.plan.study.axes[name]) for name in axes if name != axis)
-        count = -(-need // others)
-        stage = axis.partition(".")[0]
-        if _is_fold(axis):
-            folds = ",".join(map(str, range(count)))
-            return self.words.with_options([("--set", f"{stage}.folds={count}"), ("--axis", f"{axis}={folds}")])
-        ints = [value for value in known if isinstance(value, int)]
-        start = max([*ints, 0]) + 1
-        fresh = (n for n in range(start, start + count + LARGEST) if n not in self._tuning_seeds)
-        values = [] if is_fresh else ints[:count]
-        values += [next(fresh) for _ in range(count - len(values))]
-        return self.words.with_options([("--axis", f"{axis}={','.join(map(str, values))}")])
+        study = self.plan.study
+        options = lengthened(study, self.design, need, is_fresh=is_fresh, avoid=self._tuning_seeds)
+        return self.words.with_options(options)
 
     @cached_property
     def _tuning_seeds(self) -> set[object]:
-        tuning = [run for run in self.plan.runs if getattr(run, "purpose", "verdict") == "tuning"]
+        tuning = [run for run in self.plan.runs if not is_for_verdict(run)]
         return {getattr(run.config, "seed", None) for run in tuning}
-
-
-def _is_fold(axis: str) -> bool:
-    return axis.endswith(".fold")
 
 
 def _comparisons(count: int) -> str:
