@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.design import can_conclude
+from orchestrator.design import Method, can_conclude
 from orchestrator.plan import Plan, Run
 from orchestrator.replication import is_for_verdict, replicate_axes
 from orchestrator.results import axis_columns
@@ -112,6 +112,11 @@ class ItemDesign:
     runs: int
     family: int
     alpha: float
+
+    @property
+    def method(self) -> Method:
+        """How the family's p is adjusted: items are shared by its comparisons, but their runs are not."""
+        return "holm" if self.family > 1 else "none"
 
     @property
     def can_conclude(self) -> bool:

@@ -309,7 +309,7 @@ def _of_line(view: ItemView, line: Line) -> pd.DataFrame:
 
 
 def _section(view: ItemView, differences: Sequence[Difference], cases: Sequence[_Case]) -> Section:
-    tested = f" in {view.folds} folds, each tested once, by students that never saw it" if view.folds else ""
+    tested = f" in {view.folds} folds, each tested once, by students not trained on it" if view.folds else ""
     count = max((case.n for case in cases), default=0)
     about = [
         f"n counts items: {count}{tested}. An item's difference is averaged over the runs that tested it. Two tests "

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator import preregistration
 from orchestrator.advice import advise
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.items import folds_of, item_design, item_table, planned_items, replicate_columns, unit_of
@@ -62,6 +63,15 @@ def test_plan_says_what_a_design_by_item_can_reach(tmp_path):
     (said,) = [item for item in advise(plan) if item.topic == "design"]
     assert said.is_ok
     assert "n counts items: 81 in 5 folds, each tested once; 10 runs of each arm, 1 comparison" in said.text
+
+
+def test_a_locked_design_says_that_n_counts_items(tmp_path):
+    locked = preregistration.lock(planned(tmp_path, **folds(5)), Store(tmp_path))
+    assert (locked.unit, locked.n, locked.method) == ("item", 81, "none")
+    other = preregistration.describe(planned(tmp_path, **folds(3)), Store(tmp_path))
+    assert "dataset.fold: locked 0, 1, 2, 3, 4, now 0, 1, 2" in preregistration.differences(locked, other)
+    plain = preregistration.describe(planned(tmp_path, axes=("student.seed=1,2,3",)), Store(tmp_path))
+    assert (plain.unit, plain.n) == ("replicate", 3)
 
 
 def test_one_run_of_each_arm_is_a_demonstration_however_many_items_there_are(tmp_path):
