@@ -20,13 +20,14 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.plan import Plan
 from orchestrator.replication import Design, design_of, is_for_verdict, replicate_axes
 from orchestrator.store import Store
+from orchestrator.study import Unit
 from trainables.base import Scalar
 
 NAME = "design.json"
 
 
 class Locked(BaseModel):
-    """A locked design. `n` are replicates; `groups` the axes that split the family, with their values."""
+    """A locked design. `n` counts `unit` (replicates, or items); `groups` are the axes that split the family."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +40,7 @@ class Locked(BaseModel):
     arms: list[Scalar]
     groups: dict[str, list[Scalar]]
     replicates: dict[str, list[Scalar]]
+    unit: Unit = Field(description="what a verdict's n counts: replicates, or the items they are tested on")
     n: int
     family: int
     method: Method
@@ -109,11 +111,14 @@ def describe(plan: Plan, store: Store) -> Locked | None:
 
 
 def _described(plan: Plan, store: Store, design: Design) -> Locked:
+    from orchestrator.items import item_design  # reads the report's measures, and the report reads this module
+
     study, comparison = plan.study, design.comparison
     axes = replicate_axes(study)
     stages = (study.compared_stage, "evaluate")
     compared = [run for run in plan.outlook.runs if run.stage in stages and is_for_verdict(run)]
     ended = [run for run in compared if store.record(run.id) is not None]
+    by_item = item_design(plan)
     return Locked(
         study=study.name,
         scale=study.scale,
@@ -124,9 +129,10 @@ def _described(plan: Plan, store: Store, design: Design) -> Locked:
         arms=list(study.axes[comparison.arm]),
         groups={axis: list(values) for axis, values in study.axes.items() if axis not in (comparison.arm, *axes)},
         replicates={axis: list(study.axes[axis]) for axis in axes},
-        n=design.planned,
+        unit="item" if by_item else "replicate",
+        n=by_item.items if by_item else design.planned,
         family=design.family,
-        method=design.method,
+        method=by_item.method if by_item else design.method,
         looks=list(comparison.looks),
         alpha=comparison.alpha,
         margin=comparison.margin,

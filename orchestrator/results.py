@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan, Run
-from orchestrator.report.measures import OUTCOMES
 from orchestrator.store import Record, Store
 from orchestrator.study import Study, setting_of
 from trainables.base import Scalar
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 Tested: TypeAlias = dict[str, dict[str, Scalar]]
 """The `test_*` metrics of runs, by run id."""
+OUTCOMES = ("distance_to_teacher", "subspace_overlap", "intruder_dimensions", "forgetting_loss")
+"""Metrics of an evaluation that belong to its subject, as its `test_*` metrics do."""
 VOLATILE_COLUMNS = ("started", "seconds", "core_seconds", "peak_memory_gib", "host")
 """The last columns: times, memory and place. All others are equal in two sweeps of one study."""
 
@@ -147,17 +148,27 @@ def _steps_to_target(run: Run, record: Record | None, goal: Target | None) -> di
 def test_metrics(plan: Plan, records: Mapping[str, Record]) -> Tested:
     """Return by subject the `test_*` metrics and the other outcomes of its evaluation.
 
-    A truncated teacher has several evaluations, and none of their metrics.
+    A truncated teacher has several evaluations, and none of their metrics. Evaluations that differ in nothing but their
+    data (a base model on the test side of every fold) count as their mean.
     """
-    evaluations = [run for run in plan.runs if "subject" in run.inputs]
-    count = Counter(run.inputs["subject"] for run in evaluations)
+    evaluations: dict[str, list[Run]] = {}
+    for run in plan.runs:
+        if "subject" in run.inputs:
+            evaluations.setdefault(run.inputs["subject"], []).append(run)
     return {
-        run.inputs["subject"]: {
-            k: v for k, v in records[run.id].metrics.items() if k.startswith("test_") or k in OUTCOMES
-        }
-        for run in evaluations
-        if run.id in records and count[run.inputs["subject"]] == 1
+        subject: _outcomes([records[run.id] for run in runs])
+        for subject, runs in evaluations.items()
+        if all(run.id in records and run.config == runs[0].config for run in runs)
     }
+
+
+def _outcomes(found: list[Record]) -> dict[str, Scalar]:
+    """Return the outcomes of one record, or the means of several records' numbers."""
+    names = [name for name in found[0].metrics if name.startswith("test_") or name in OUTCOMES]
+    if len(found) == 1:
+        return {name: found[0].metrics[name] for name in names}
+    means = {name: _mean([_metric(record, name) for record in found]) for name in names}
+    return {name: value for name, value in means.items() if value is not None}
 
 
 def _choices(study: Study) -> list[str]:

@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from trainables.base import InputError, Place, Scalar
 from trainables.base_models.shape import Shape
@@ -30,6 +30,10 @@ class Axis:
     """The value that an axis has at this point, for a setting of another stage than the axis' own."""
 
     name: str
+
+
+Unit: TypeAlias = Literal["replicate", "item"]
+"""What a comparison's n counts."""
 
 
 class By:
@@ -122,6 +126,8 @@ class Comparison:
                     be "equivalent", and the report names the smallest rank not inferior to the teacher by it
     looks           numbers of replicates after which one looks, declared beforehand, the last the largest; they share
                     alpha (orchestrator.design.share_alpha). None: one look, when all planned replicates are there
+    unit            what n counts: replicates, or the items that were tested. None: items where the outcome is
+                    accuracy or the records are tested in folds, else replicates (orchestrator.items.unit_of)
     """
 
     arm: str = "student.init"
@@ -134,6 +140,7 @@ class Comparison:
     alpha: float = 0.05
     margin: float | None = None
     looks: tuple[int, ...] = ()
+    unit: Unit | None = None
 
     def __post_init__(self) -> None:
         if self.margin is not None and not (math.isfinite(self.margin) and self.margin > 0):

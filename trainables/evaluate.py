@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from trainables import tasks
-from trainables.answers import Answer, Decoding, checked, generate, write_answers
+from trainables.answers import Answer, Decoding, checked, generate, write_answers, write_items
 from trainables.base import Config, Context, InputError, Metrics, Planner, Progress, Scalar, Stopped, Trainable
 from trainables.checkpoint_files import read_headers, read_json
 from trainables.targets import linear_shapes
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from trainables.linalg.factors import Factors
     from trainables.training.examples import Example
+    from trainables.training.item_losses import ItemLoss
 
 ADAPTER = "adapter/adapter_config.json"
 FACTORS = "factors.safetensors"
@@ -127,7 +128,8 @@ def run(config: EvaluateConfig, context: Context) -> Generator[Progress, None, M
     measure = Measurement(model, data, config.precision, context.place.evaluation_batch_size)
     total = 1 + (len(data.prompts) if data.task.check else 0)
     yield Progress(0, total)
-    metrics |= {f"{config.split}_{name}": value for name, value in measure.loss().items()}
+    losses = measure.losses()
+    metrics |= {f"{config.split}_{name}": value for name, value in measure.loss(losses).items()}
     yield Progress(1, total)
     answers: list[Answer] = []
     if data.task.check:
@@ -139,6 +141,7 @@ def run(config: EvaluateConfig, context: Context) -> Generator[Progress, None, M
         position = {str(item["id"]): index for index, item in enumerate(data.items)}
         answers.sort(key=lambda answer: position[answer.id])
         write_answers(context.output / "answers.jsonl", answers)
+    write_items(context.output / "items.csv", data.items, losses, answers)
     return {**metrics, **accuracy(config.split, answers), f"{config.split}_items": len(data.items)}
 
 
@@ -234,11 +237,11 @@ class Measurement:
     precision: Precision
     batch_size: int
 
-    def loss(self) -> dict[str, float]:
-        """Return loss (nats per completion token), perplexity and token accuracy."""
-        from trainables.training.evaluation import evaluate_loss
+    def losses(self) -> list[ItemLoss]:
+        """Return the loss of every item."""
+        from trainables.training.item_losses import item_losses
 
-        found = evaluate_loss(
+        return item_losses(
             self.model,
             self.data.examples,
             batch_size=self.batch_size,
@@ -246,6 +249,12 @@ class Measurement:
             device=self.model.device,
             pad_id=int(self.data.facts["pad_id"]),
         )
+
+    def loss(self, items: Sequence[ItemLoss]) -> dict[str, float]:
+        """Return loss (nats per completion token), perplexity and token accuracy over all items."""
+        from trainables.training.item_losses import pooled
+
+        found = pooled(items)
         return {"loss": found.loss, "perplexity": found.perplexity, "token_accuracy": found.token_accuracy}
 
     def answers(self, max_new_tokens: int) -> Iterator[list[Answer]]:
@@ -278,7 +287,7 @@ class Measurement:
 
 TRAINABLE = Trainable(
     name="evaluate",
-    version=1,
+    version=2,
     config=EvaluateConfig,
     run=run,
     roles=ROLES,
@@ -292,6 +301,7 @@ TRAINABLE = Trainable(
         "training/batches.py",
         "training/evaluation.py",
         "training/forward.py",
+        "training/item_losses.py",
         "training/models.py",
         "training/prompt_cache.py",
     ),

@@ -41,6 +41,6 @@ def _of_the_design(plan: Plan) -> Iterator[Advice]:
 def demonstration(plan: Plan) -> str:
     """Return the line that a sweep prints for a design that cannot conclude: why, and what makes it one that can."""
     design = design_of(plan)
-    if design is None or not is_demonstration(design):
+    if design is None or not is_demonstration(plan, design):
         return ""
     return next(advice.text for advice in power(plan, design) if not advice.is_ok)

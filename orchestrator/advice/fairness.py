@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.advice.base import Advice
+from orchestrator.items import item_design
 from orchestrator.plan import Plan, Run
 from orchestrator.replication import Design, is_for_verdict
 from orchestrator.study import Comparison
@@ -113,7 +114,8 @@ def pairing(plan: Plan, design: Design) -> Iterator[Advice]:
         )
         return
     shares = "split, data order and seed" if len(plan.of_stage("dataset")) <= 1 else "each split, data order and seed"
-    yield Advice("pairing", True, f"the arms share {shares}; {design.note}")
+    note = "an item's difference is averaged over its pairs of runs" if item_design(plan) else design.note
+    yield Advice("pairing", True, f"the arms share {shares}; {note}")
 
 
 def _without_teacher(plan: Plan, arms: Mapping[str, Sequence[Run]]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from orchestrator.advice.base import Advice
 from orchestrator.design import can_conclude_at, needed_for_equivalence, smallest_adjusted_p
+from orchestrator.items import item_design
 from orchestrator.plan import Plan
 from orchestrator.replication import Design, lengthened
 
@@ -13,14 +14,23 @@ NAMES = {"westfall-young": "Westfall-Young", "holm": "Holm"}
 
 
 def power(plan: Plan, design: Design) -> Iterator[Advice]:
-    """Yield whether the replicates can conclude, whether the looks' last is planned, and what a margin needs."""
+    """Yield whether the replicates can conclude, whether the looks' last is planned, and what a margin needs.
+
+    Where the comparison counts items, whether these can.
+    """
+    if by_item := item_design(plan):
+        way_out = "can conclude" if by_item.can_conclude else f"demonstration; {extended(plan, design, design.needed)}"
+        yield Advice("design", by_item.can_conclude, f"{by_item}; {way_out}")
+        return
     yield _replicates(plan, design)
     yield from _looks(plan, design)
     yield from _margin(design)
 
 
-def is_demonstration(design: Design) -> bool:
+def is_demonstration(plan: Plan, design: Design) -> bool:
     """Say whether no data could give this design an adjusted p at its level."""
+    if by_item := item_design(plan):
+        return not by_item.can_conclude
     if design.looks:
         return not can_conclude_at(design.looks, design.family, method=design.method)
     return design.have < design.needed
@@ -39,7 +49,7 @@ def _replicates(plan: Plan, design: Design) -> Advice:
         f"{design.planned} replicates ({' and '.join(design.counted) or 'none'}), {m} comparison{'s' * (m != 1)}: "
         f"smallest adjusted p {smallest:.3f}{how}"
     )
-    if not is_demonstration(design):
+    if not is_demonstration(plan, design):
         return Advice("design", True, f"{facts}; can conclude, {_scope(plan)}")
     out = extended(plan, design, design.needed)
     if design.looks:

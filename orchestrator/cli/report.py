@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli import answers
 from orchestrator.cli.options import (
     add_json,
     add_store,
@@ -46,6 +47,7 @@ def add(verbs: Any) -> None:
     add_store(parser)
     add_json(parser)
     _add_figure(parser)
+    answers.add_options(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -57,7 +59,7 @@ def _add_figure(parser: argparse.ArgumentParser) -> None:
         help="loss_curves, outcome_by_rank, differences, spectrum, layers, selection",
     )
     group.add_argument("--arms", metavar="A,B", help="only these arms")
-    group.add_argument("--rank", metavar="R,S", help="only these ranks")
+    group.add_argument("--rank", metavar="R,S", help="only these ranks; of --answers, too")
     looks = group.add_mutually_exclusive_group()
     looks.add_argument("--slide", action="store_true", help="16:9, with larger type")
     looks.add_argument("--column", action="store_true", help="3.35 inches wide, for a paper's column; without a title")
@@ -71,6 +73,7 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.views import Views
 
     _check(options)
+    answers.refuse_without_answers(options)
     store = open_store(options)
     plan = make_plan(options, store)
     views = Views(
@@ -83,6 +86,8 @@ def execute(options: argparse.Namespace) -> int:
         )
     if options.figure:
         return _draw(options, views)
+    if options.answers:
+        return answers.execute(options, plan, store, views.report_folder)
     views.write_report()
     table = views.report()
     if options.json:
@@ -97,6 +102,10 @@ def _check(options: argparse.Namespace) -> None:
     from orchestrator.errors import UserError
 
     given = [name for name in ("arms", "rank", "slide", "column", "format", "out") if getattr(options, name)]
+    if options.figure and options.answers:
+        raise UserError("--figure and --answers are two things; ask for one of them")
+    if options.answers:
+        given = [name for name in given if name != "rank"]
     if given and not options.figure:
         raise UserError(f"--{given[0]} is for one figure; name it with --figure NAME")
     _ranks(options.rank)

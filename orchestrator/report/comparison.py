@@ -14,6 +14,7 @@ from orchestrator.report.claims.decide import deciding
 from orchestrator.report.claims.oscillation import with_oscillation
 from orchestrator.report.differences import Judged, judge
 from orchestrator.report.family import Family
+from orchestrator.report.items import ItemView, by_item, with_accuracy
 from orchestrator.report.lines import arm_lines, gap_note, references
 from orchestrator.report.quotes import quotes
 from orchestrator.report.summary import Failure, Summary
@@ -28,9 +29,10 @@ def summarise(
     """Return everything the report says of these records; `command` is what the deciding commands are made from."""
     study, family = plan.study, Family(plan.study, with_oscillation(table, records))
     comparison = family.comparison
-    judged = judge(family, scope(family))
+    view = ItemView.read(plan, store, family, records)
+    judged, of_items = by_item(view, judge(family, scope(family)))
     differences = deciding(plan, judged, command)
-    lines = [*references(family), *arm_lines(family, records)]
+    lines = [with_accuracy(view, line) for line in (*references(family), *arm_lines(family, records))]
     return Summary(
         study=study.name,
         scale=study.scale,
@@ -55,7 +57,7 @@ def summarise(
         design_note=_design_note(judged, comparison),
         failures=[_failure(plan, record) for record in records.values() if record.status != "done"],
         notes=[*study.notes, *_settings_by_arm(family)],
-        sections=claims.sections(Basis(plan, store, records, family, judged, lines)),
+        sections=of_items + claims.sections(Basis(plan, store, records, family, judged, lines)),
     )
 
 

@@ -49,6 +49,4 @@ MEASURES: Sequence[Measure] = (
     Measure("share", "trainable share", "trainable_share", "percent"),
     Measure("seconds", "seconds", "seconds", "seconds"),
 )
-OUTCOMES = ("distance_to_teacher", "subspace_overlap", "intruder_dimensions", "forgetting_loss")
-"""Metrics of an evaluation that belong to its subject, as its `test_*` metrics do."""
 BY_KEY = {measure.key: measure for measure in MEASURES}

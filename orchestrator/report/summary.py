@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orchestrator.design import Method
 from orchestrator.report.sections import Section
+from orchestrator.study import Unit
 from trainables.base import Scalar
 
 Kind: TypeAlias = Literal["base", "teacher", "untrained", "arm"]
@@ -65,6 +66,7 @@ class Difference(Part):
 
     `p_adjusted` is over the whole family, `adjusted_by` that method; `p_equivalent` is the adjusted p of "within the
     margin". `pairs` are the differences of the `replicates`; `d_z` is their mean over their standard deviation.
+    `unit` is what `pairs` and n count: replicates, or items with their differences averaged over runs.
     `decide` is the exact command that would decide what is not decided, `decide_why` what it rests on.
     """
 
@@ -86,6 +88,7 @@ class Difference(Part):
     sentence: str
     decide: str = ""
     decide_why: str = ""
+    unit: Unit = "replicate"
 
 
 class Quote(Part):

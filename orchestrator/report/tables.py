@@ -60,7 +60,7 @@ def differences(summary: Summary) -> Table:
         [
             *[str(item.group.get(name, "")) for name in summary.group_names],
             f"{item.arm} − {item.baseline}",
-            f"{item.estimate.n if item.estimate else 0} of {item.planned}",
+            f"{item.estimate.n if item.estimate else 0} of {item.planned}{' items' if item.unit == 'item' else ''}",
             formatting.with_bounds(item.estimate, signed=True),
             formatting.NOTHING if item.d_z is None else f"{item.d_z:.2f}".replace("-", formatting.MINUS),
             formatting.p_value(item.p),

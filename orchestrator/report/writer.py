@@ -13,6 +13,7 @@ import pandas as pd
 
 from orchestrator.durable import write_atomically
 from orchestrator.freshness import record_states
+from orchestrator.items import item_table
 from orchestrator.plan import Plan
 from orchestrator.report import document, figures, formatting, html, markdown, paper, tables
 from orchestrator.report.claims.oscillation import with_oscillation
@@ -24,6 +25,7 @@ from orchestrator.report.material import Material, Written
 from orchestrator.report.paper import bibliography
 from orchestrator.report.summary import Summary
 from orchestrator.results import VOLATILE_COLUMNS, tidy, write_csv
+from orchestrator.statistics.items import ONE_WAY, TWO_WAY
 from orchestrator.store import Record, Store
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -41,6 +43,7 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     captions = {name: picture.caption for name, picture in pictures.items()}
     summary = summary.model_copy(update={"figures": captions})
     write_csv(table, folder / "results.csv")
+    write_csv(item_table(plan, store), folder / "items.csv")
     tables.write_csv(summary, folder / "comparison.csv")
     context = _context(plan, summary, records, command)
     for name in ("comparison.md", "report.md"):
@@ -75,6 +78,7 @@ def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], comman
     methods = sorted({item.interval_method for item in summary.differences if item.interval_method})
     comparison = plan.study.comparison
     replicates = comparison.replicate if comparison else ""
+    is_by_item = any(item.unit == "item" for item in summary.differences)
     is_exact = all(item.is_exact for item in summary.differences)
     interval, adjusted = _described(methods), formatting.adjusted(summary)
     direction = f"{'Higher' if summary.higher_is_better else 'Lower'} is better."
@@ -87,12 +91,14 @@ def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], comman
         "differences": tables.markdown(tables.differences(summary)),
         "quotes": tables.markdown(tables.quotes(summary)),
         "replicates": replicates,
+        "is_by_item": is_by_item,
         "is_exact": is_exact,
         "interval": interval,
         "direction": direction,
         "how_tested": (
-            f"Paired by what the arms share ({replicates}). Two-sided {'exact' if is_exact else 'Monte Carlo'} "
-            f"sign-flip test of the mean difference; the interval {interval}; {adjusted}. {direction}"
+            f"Paired by {'item, averaged over runs' if is_by_item else f'what the arms share ({replicates})'}. "
+            f"Two-sided {'exact' if is_exact else 'Monte Carlo'} sign-flip test of the mean difference; "
+            f"the interval {interval}; {adjusted}. {direction}"
         ),
         "words": formatting.WORDS,
         "counts": ", ".join(f"{number} {status}" for status, number in summary.counts.items()),
@@ -102,7 +108,11 @@ def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], comman
 
 def _described(methods: list[str]) -> str:
     """Return how the intervals were made; a t interval, used where there are few pairs, is named as one."""
-    words = {"sign-flip test inverted": "is the set of differences that the same test keeps (95 %)"}
+    words = {
+        "sign-flip test inverted": "is the set of differences that the same test keeps (95 %)",
+        TWO_WAY: "is a 95 % t interval over items and runs together",
+        ONE_WAY: "is a 95 % t interval over items",
+    }
     told = [words.get(method, f"is a 95 % t interval where the pairs are few ({method})") for method in methods]
     return " or ".join(told) or "needs two pairs"
 

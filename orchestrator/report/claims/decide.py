@@ -88,14 +88,14 @@ class _Deciding:
 
     def of(self, item: Difference) -> tuple[str, str]:
         """Return the command and the reason for its number; empty where nothing is open."""
-        if getattr(item, "unit", "replicate") == "item":
-            return "", ""
-        if item.verdict == "under-powered by design":
-            return self._larger()
         if item.verdict == "interim":
             return self._next_look(item)
-        if item.verdict != "inconclusive":
+        if item.verdict not in ("inconclusive", "under-powered by design"):
             return "", ""
+        if item.unit == "item":
+            return "", "n counts items: more records to test on would decide"
+        if item.verdict == "under-powered by design":
+            return self._larger()
         if self._is_short(item):
             lost = item.planned - len(item.pairs)
             return self.words.with_options(), f"tries what {lost} of {item.planned} pairs lost once more"

@@ -72,7 +72,8 @@ def _row(basis: Basis, arm: str, group: dict[str, Scalar], pairing: Pairing) -> 
 
 
 def _dependences(basis: Basis) -> Iterator[Dependence]:
-    if not basis.judged.differences or any(item.verdict == "interim" for item in basis.judged.differences):
+    known = basis.judged.differences
+    if not known or any(item.verdict == "interim" or item.unit == "item" for item in known):
         return
     cases = [
         (item.arm, item.group, dict(zip(item.replicates, item.pairs, strict=True))) for item in basis.judged.differences

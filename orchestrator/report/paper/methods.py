@@ -155,9 +155,10 @@ class _Text:
         better = "higher" if summary.higher_is_better else "lower"
         yield f"The primary outcome is the {escape(summary.metric.replace('_', ' '))} ({better} is better)."
         planned = _listed(list(map(str, sorted({item.planned for item in found}))))
+        unit = "items, averaged over runs," if found[0].unit == "item" else "pairs"
         exact = "exact" if all(item.is_exact for item in found) else "Monte Carlo"
         yield (
-            f"Every arm was compared with {_code(found[0].baseline)} in {planned} pairs by the "
+            f"Every arm was compared with {_code(found[0].baseline)} in {planned} {unit} by the "
             f"two-sided {exact} sign-flip test of the mean difference{self.cite('fisher1935design')}; "
             f"{_intervals(sorted({item.interval_method for item in found if item.interval_method}))}."
         )

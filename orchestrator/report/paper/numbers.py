@@ -115,7 +115,8 @@ def _of_line(material: Material, line: Line) -> Iterator[Traced]:
 
 def _of_difference(material: Material, item: Difference) -> Iterator[Traced]:
     study, stem = material.summary.study, [item.arm, "minus", item.baseline, *_group(item.group)]
-    source = Source(material.summary.metric, runs_behind.difference(material, item))
+    column = "items.csv" if item.unit == "item" else material.summary.metric
+    source = Source(column, runs_behind.difference(material, item))
     if item.estimate is not None:
         yield from _spread(material, [*stem, "difference"], item.estimate, source)
     if item.d_z is not None:

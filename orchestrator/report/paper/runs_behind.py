@@ -47,7 +47,12 @@ def of_line(material: Material, line: Line) -> pd.DataFrame:
 
 
 def difference(material: Material, item: Difference) -> tuple[str, ...]:
-    """Return the runs of the pairs behind a difference: those of both arms that have a partner."""
+    """Return the runs behind a difference: those of both arms that have a partner, or, by item, all that are done."""
+    if item.unit == "item":
+        rows = next((rows for there, rows in material.family.cells() if there == item.group), material.family.rows)
+        done = rows[rows["status"] == "done"]
+        sides = [material.family.rows_of(name, done) for name in (item.arm, item.baseline)]
+        return tuple(chain(*map(_ids, sides)))
     return pair(material, item.arm, item.group, material.summary.metric)
 
 

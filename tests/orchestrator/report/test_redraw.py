@@ -122,6 +122,7 @@ def test_the_looks_leave_nothing_behind():
     ("arguments", "words"),
     [
         (["--slide"], "--slide is for one figure; name it with --figure NAME"),
+        (["--figure", "spectrum", "--answers"], "--figure and --answers are two things"),
         (["--figure", "spectrum", "--rank", "four"], "--rank four: ranks are whole numbers"),
         (["--figure", "spectrum", "--out", "a.gif"], "--out a.gif: the file ends in png or svg or pdf"),
         (["--figure", "spectrum", "--out", "a.png", "--format", "pdf"], "agrees with --format"),
