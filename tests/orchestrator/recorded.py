@@ -51,7 +51,7 @@ def questions(path: Path, count: int = 81) -> Path:
 
 
 def planned(folder: Path, *, settings: tuple[str, ...] = (), axes: tuple[str, ...] = (), count: int = 81) -> Plan:
-    """Return the plan of `smoke` at scale tiny on so many questions; rank 4, one learning rate unless told otherwise."""
+    """Return the plan of `smoke` (tiny) on so many questions; rank 4 and one learning rate unless told otherwise."""
     source = questions(folder / "questions.json", count)
     axes = axes if any("student.rank" in axis for axis in axes) else ("student.rank=4", *axes)
     given = (f"dataset.source={source}", "student.learning_rate=0.003", *settings)
