@@ -51,10 +51,11 @@ def questions(path: Path, count: int = 81) -> Path:
 
 
 def planned(folder: Path, *, settings: tuple[str, ...] = (), axes: tuple[str, ...] = (), count: int = 81) -> Plan:
-    """Return the plan of `smoke` at scale tiny on so many questions; rank 4 alone unless `axes` says otherwise."""
+    """Return the plan of `smoke` (tiny) on so many questions; rank 4 and one learning rate unless told otherwise."""
     source = questions(folder / "questions.json", count)
     axes = axes if any("student.rank" in axis for axis in axes) else ("student.rank=4", *axes)
-    return expand(load("smoke", Changes((f"dataset.source={source}", *settings), axes)), FilePlanner(Store(folder)))
+    given = (f"dataset.source={source}", "student.learning_rate=0.003", *settings)
+    return expand(load("smoke", Changes(given, axes)), FilePlanner(Store(folder)))
 
 
 def folds(count: int) -> dict[str, tuple[str, ...]]:

@@ -129,7 +129,8 @@ def test_a_chat_template_around_every_prompt_is_not_shown():
 def command(folder: Path, *more: str) -> list[str]:
     source = folder / "questions.json"
     three = ["--set", "dataset.folds=3", "--axis", "dataset.fold=0,1,2"]
-    study = ["report", "smoke", "--set", f"dataset.source={source}", *three, "--axis", "student.rank=2,4"]
+    given = ["--set", f"dataset.source={source}", "--set", "student.learning_rate=0.003"]
+    study = ["report", "smoke", *given, *three, "--axis", "student.rank=2,4"]
     return [*study, "--store", str(folder), "--answers", *more]
 
 
