@@ -131,6 +131,10 @@ def _no_cost(config: Any) -> float:
     return 1.0
 
 
+def _no_further_sources(config: Any) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Trainable:
     """A stage's function with its name, version and config type.
@@ -143,6 +147,7 @@ class Trainable:
               inputs that exist already, so it is called at planning and again once the inputs are there
     cost_s    a rough guess of core-seconds, used until there are records to learn from
     sources   files and folders below trainables/ that decide the result beside the trainable's own module
+    own_sources  those that decide it under this config only: the one plug-in that it names, say
     prepares  true for what must be there before any training is worth starting (base model, data)
     """
 
@@ -156,18 +161,19 @@ class Trainable:
     check: Callable[[Any, Mapping[str, Path]], None] = _check_nothing
     cost_s: Callable[[Any], float] = _no_cost
     sources: tuple[str, ...] = ()
+    own_sources: Callable[[Any], tuple[str, ...]] = _no_further_sources
     prepares: bool = False
 
     def needed_roles(self, config: Config) -> tuple[str, ...]:
         """Return the roles that a run with this config reads."""
         return self.roles if self.needs is None else self.needs(config)
 
-    def source_digest(self) -> str:
+    def source_digest(self, config: Config) -> str:
         """Return a digest of the source that decides the result; `plan` warns when it changed unversioned."""
         root = Path(__file__).parent
         own = self.run.__code__.co_filename
         files = {Path(own)}
-        for source in self.sources:
+        for source in (*self.sources, *self.own_sources(config)):
             path = root / source
             files |= set(path.rglob("*.py")) if path.is_dir() else {path}
         digest = hashlib.sha256()

@@ -23,9 +23,11 @@ WHOLE = 16
 
 
 class Subject(Protocol):
-    """How a tested model differs from the base; `rank` is the one it was trained or cut at."""
+    """How a tested model differs from the base."""
 
-    rank: int
+    @property
+    def rank(self) -> int:
+        """The rank it was trained or cut at."""
 
     def tuned(self, linear: Linear, parameter: Parameter, base: Tensor) -> Tensor:
         """Return the tested model's weight (out, in), on the device of the base's."""

@@ -35,9 +35,9 @@ def overlap(first: Tensor, second: Tensor) -> float:
 def leading_left(matrix: Tensor, count: int) -> Tensor:
     """Return the leading `count` left singular vectors (m, count) of a matrix (m, n), in fp64, by descending values.
 
-    They are eigenvectors of A A^T in fp64, or A times those of A^T A where that is smaller. On a CPU LAPACK computes
-    only one half of the product, and only the wanted vectors (bisection and MRRR, `?syevr`): a third of the time. Squaring costs half the digits,
-    so this is for the vectors of weights, whose values decay slowly; see `linalg.truncated` for changes.
+    They are eigenvectors of A A^T in fp64, or A times those of A^T A where that is smaller. On a CPU only half the
+    product is computed, and only the wanted vectors (bisection and MRRR, `?syevr`): a third of the time. Squaring costs
+    half the digits, so this is for weights, whose values decay slowly; see `linalg.truncated` for changes.
     Raises ValueError if count > min(m, n).
     """
     if count > min(matrix.shape):

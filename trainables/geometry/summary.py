@@ -66,7 +66,5 @@ def write_layers(folder: Path, layers: Sequence[LayerGeometry]) -> None:
         table = csv.writer(stream)
         table.writerow(HEAD)
         for item in layers:
-            table.writerow(
-                [item.name, item.type, item.delta_norm, item.distance, item.overlap, *item.dimensions, item.chance]
-                + [item.intruders]
-            )
+            known = (item.name, item.type, item.delta_norm, item.distance, item.overlap, *item.dimensions)
+            table.writerow([*known, item.chance, item.intruders])

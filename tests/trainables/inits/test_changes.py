@@ -28,9 +28,9 @@ from tests.trainables.inits.made import (
 from tests.trainables.tiny_models import FAMILIES
 from trainables import inits
 from trainables.base import InputError
-from trainables.linalg.adapter_factors import AdapterFactors, factors_of_product
 from trainables.inits.parts.layers import adapted_layers
 from trainables.inits.spectrum_random import random_directions
+from trainables.linalg.adapter_factors import AdapterFactors, factors_of_product
 from trainables.linalg.factors import load_factors
 
 
