@@ -142,10 +142,8 @@ def _evaluate(run: Run, shape: Shape, text: Text | None) -> Iterable[Phase] | No
 
 
 def _compared(shape: Shape) -> float:
-    """Return the bytes of the largest layer's weight thrice and its changes in fp32, and what is squared in fp64."""
-    return max(
-        5 * 4.0 * out * width + 2 * 8.0 * out * width + 3 * 8.0 * min(out, width) ** 2 for out, width in shape.linears
-    )
+    """Return the bytes of the largest layer's weight thrice and two changes in fp32; two of them, and squares, in fp64."""
+    return max(36.0 * out * width + 24.0 * min(out, width) ** 2 for out, width in shape.linears)
 
 
 def _svd_export(run: Run, shape: Shape, text: Text | None) -> Iterable[Phase]:
