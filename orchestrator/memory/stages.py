@@ -142,7 +142,7 @@ def _evaluate(run: Run, shape: Shape, text: Text | None) -> Iterable[Phase] | No
 
 
 def _compared(shape: Shape) -> float:
-    """Return the bytes of the largest layer's weight thrice and two changes in fp32; two of them, and squares, in fp64."""
+    """Return the bytes of the largest layer's weight thrice and two changes; in fp64 two of these, and squares."""
     return max(36.0 * out * width + 24.0 * min(out, width) ** 2 for out, width in shape.linears)
 
 

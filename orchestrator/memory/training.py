@@ -90,9 +90,8 @@ class Training:
     def phases(self) -> Iterator[Phase]:
         """Yield the phases of the run: loading, a pass, the end of its way back, an evaluation, a checkpoint."""
         stage = self.place.zero_stage
-        on_device = (
-            Parts() if stage == 3 else Parts(weights=self.loaded + 4 * (self.trained.adapter + self.trained.beside))
-        )
+        added = 4.0 * (self.trained.adapter + self.trained.beside)
+        on_device = Parts() if stage == 3 else Parts(weights=self.loaded + added)
         yield Phase("load", on_device, Parts(weights=self.loaded) if self.is_on_gpu or stage == 3 else Parts())
         held, offloaded = self.held(), self.offloaded()
         gradients, whole = self.gradients(), self.whole_gradients()

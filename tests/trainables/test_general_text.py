@@ -23,13 +23,12 @@ def test_the_text_is_the_story_alone():
     assert len(text.split()) > 5000
 
 
-def test_another_text_than_the_pinned_one_is_refused(monkeypatch):
-    monkeypatch.setattr(general_text, "FILE", "words.csv")
+def test_another_text_than_the_pinned_one_is_refused(tmp_path):
+    (tmp_path / "story.txt").write_text("IN THE YEAR 2889.\nsomething else")
     with pytest.raises(InputError, match=r"the installed package has another text; install reasoning-gym"):
-        general_text.text()
-    monkeypatch.setattr(general_text, "FILE", "no.txt")
+        general_text.verified(tmp_path / "story.txt")
     with pytest.raises(InputError, match="the installed package has none"):
-        general_text.text()
+        general_text.verified(None)
 
 
 def test_windows_lie_side_by_side_and_are_all_full():

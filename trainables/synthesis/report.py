@@ -50,7 +50,8 @@ def _lines(found: Synthesis) -> Iterator[str]:
             f"alike         cosine between two members' changes {fmean(cosines):.3f} "
             f"({min(cosines):.3f} to {max(cosines):.3f} over {len(cosines)} pairs; 0 if unrelated)"
         )
-    yield f"subspaces     of two members' {min(DIRECTIONS, found.rank)} leading left directions, mean squared cosine by layer type:"
+    few = min(DIRECTIONS, found.rank)
+    yield f"subspaces     of two members' {few} leading left directions, mean squared cosine by layer type:"
     for kind in found.types:
         layers = found.of_type(kind)
         yield f"              {kind:<22} {_overlap(layers)}, by chance {fmean(layer.chance for layer in layers):.3f}"
