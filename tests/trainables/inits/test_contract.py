@@ -30,6 +30,7 @@ from tests.trainables.inits.made import (
 )
 from tests.trainables.tiny_models import FAMILIES, examples
 from trainables import inits
+from trainables.inits.parts.subtraction import subtracted
 from trainables.linalg.factors import Factors, load_factors
 from trainables.student import StudentConfig, add_adapter
 from trainables.training.batches import collate
@@ -77,6 +78,14 @@ def test_every_role_that_a_student_has_is_read_by_some_init():
     read = {role for name in NAMES for role in inits.find(name).needs}
     assert trainables.find("student").roles == ("base_model", "dataset", *inits.roles())
     assert set(inits.roles()) == read
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_init_says_whether_its_start_is_subtracted(name):
+    """The memory estimate counts the frozen numbers by that: as many as the adapter has."""
+    kept = subtracted(started(name, "llama"))
+    assert inits.find(name).is_subtracted == bool(kept)
+    assert sum(half.start.numel() - half.weight.numel() for half in kept.values()) == 0
 
 
 @functools.cache
