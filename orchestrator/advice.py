@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from orchestrator.design import needed_replicates, smallest_p
+from orchestrator.items import item_design
 from orchestrator.plan import Plan, Run
 from orchestrator.study import Comparison
 from trainables.data.config import DatasetConfig
-from trainables.dataset import recommend
+from trainables.dataset import recommend, untested
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ def family_size(plan: Plan, comparison: Comparison) -> int:
 
 
 def _power(plan: Plan, comparison: Comparison) -> Advice:
+    if by_item := item_design(plan):
+        way_out = "can conclude" if by_item.can_conclude else f"demonstration; --axis {comparison.replicate}=1,2,3"
+        return Advice("design", by_item.can_conclude, f"{by_item}; {way_out}")
     have = len(plan.study.axes.get(comparison.replicate, (None,)))
     count = family_size(plan, comparison)
     need = needed_replicates(count, comparison.alpha)
@@ -89,9 +93,8 @@ def _precision(plan: Plan) -> Iterator[Advice]:
 
 
 def _data(plan: Plan) -> Iterator[Advice]:
-    texts = dict.fromkeys(
-        text for run in plan.of_stage("dataset") for text in recommend(cast(DatasetConfig, run.config))
-    )
+    configs = [cast(DatasetConfig, run.config) for run in plan.of_stage("dataset")]
+    texts = dict.fromkeys([text for config in configs for text in recommend(config)] + untested(configs))
     yield from (Advice("data", False, text) for text in texts)
 
 

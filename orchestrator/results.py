@@ -136,14 +136,28 @@ def _steps_to_target(run: Run, record: Record | None, goal: Target | None) -> di
 
 
 def test_metrics(plan: Plan, records: Mapping[str, Record]) -> Tested:
-    """Return by subject the `test_*` metrics of its evaluation; a truncated teacher has several, and none of them."""
-    evaluations = [run for run in plan.runs if "subject" in run.inputs]
-    count = Counter(run.inputs["subject"] for run in evaluations)
+    """Return by subject the `test_*` metrics of its evaluation; a truncated teacher has several, and none of them.
+
+    Evaluations that differ in nothing but their data (a base model on the test side of every fold) count as their mean.
+    """
+    evaluations: dict[str, list[Run]] = {}
+    for run in plan.runs:
+        if "subject" in run.inputs:
+            evaluations.setdefault(run.inputs["subject"], []).append(run)
     return {
-        run.inputs["subject"]: {k: v for k, v in records[run.id].metrics.items() if k.startswith("test_")}
-        for run in evaluations
-        if run.id in records and count[run.inputs["subject"]] == 1
+        subject: _mean_metrics([records[run.id] for run in runs])
+        for subject, runs in evaluations.items()
+        if all(run.id in records and run.config == runs[0].config for run in runs)
     }
+
+
+def _mean_metrics(found: list[Record]) -> dict[str, Scalar]:
+    """Return the one record's `test_*` metrics, or the means of several records' numbers."""
+    names = [name for name in found[0].metrics if name.startswith("test_")]
+    if len(found) == 1:
+        return {name: found[0].metrics[name] for name in names}
+    means = {name: _mean([_metric(record, name) for record in found]) for name in names}
+    return {name: value for name, value in means.items() if value is not None}
 
 
 def _choices(study: Study) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from trainables.base import Place, Scalar
 from trainables.base_models.shape import Shape
@@ -25,6 +25,10 @@ class Axis:
     """The value that an axis has at this point, for a setting of another stage than the axis' own."""
 
     name: str
+
+
+Unit: TypeAlias = Literal["replicate", "item"]
+"""What a comparison's n counts."""
 
 
 class By:
@@ -77,6 +81,8 @@ class Comparison:
     metric          primary outcome, a column of results.csv
     higher_is_better  direction of the primary outcome
     target_margin   steps to target: the target is the teacher's held-out loss plus this margin
+    unit            what n counts: replicates, or the items that were tested. None: items where the outcome is
+                    accuracy or the records are tested in folds, else replicates (orchestrator.items.unit_of)
     """
 
     arm: str = "student.init"
@@ -87,6 +93,7 @@ class Comparison:
     higher_is_better: bool = False
     target_margin: float = 0.0
     alpha: float = 0.05
+    unit: Unit | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ what the prompts share is computed once.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trainables import tasks
 
 if TYPE_CHECKING:
+    from trainables.training.item_losses import ItemLoss
     from trainables.training.prompt_cache import PromptCache
 
 
@@ -89,3 +91,18 @@ def write_answers(path: Path, answers: Sequence[Answer]) -> None:
         for answer in answers:
             line = {name: getattr(answer, name) for name in ("id", "prompt", "reference", "given")}
             stream.write(json.dumps({**line, "correct": answer.is_correct}, ensure_ascii=False) + "\n")
+
+
+def write_items(
+    path: Path, items: Sequence[Mapping[str, Any]], losses: Sequence[ItemLoss], answers: Sequence[Answer]
+) -> None:
+    """Write one item a line: its id, loss (nats per completion token), tokens, and 1 or 0 for a right or wrong answer.
+
+    `correct` is empty where nothing judges the answers.
+    """
+    correct = {answer.id: int(answer.is_correct) for answer in answers}
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["item", "loss", "tokens", "correct"])
+        for item, found in zip(items, losses, strict=True):
+            writer.writerow([item["id"], repr(found.loss), found.tokens, correct.get(str(item["id"]), "")])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -68,16 +69,25 @@ def check(config: DatasetConfig, inputs: Mapping[str, Path]) -> None:
     if kind == "generated":
         _check_task(config.source, Path(config.source))
         generated.check_parameters(config.source, config.generator)
-        wanted = sum(splitting.count_of(share, config.items) for share in (config.validation, config.test))
-        if config.folds is None and wanted >= config.items:
-            raise InputError(
-                f"validation + test are {wanted} of {config.items} items: lower them, or raise dataset.items"
-            )
+        _check_counts(config)
     elif kind == "file":
         _, samples = sources.read_file(config)
         sources.split(config, splitting.without_duplicates(samples))
     if "base_model" in inputs:
         _check_model(config, inputs["base_model"])
+
+
+def _check_counts(config: DatasetConfig) -> None:
+    """Raise InputError where so many generated items cannot be split as asked; those of a file are split at once."""
+    test = config.test if config.folds is None else math.ceil(config.items / config.folds)
+    wanted = sum(splitting.count_of(share, config.items) for share in (config.validation, test))
+    if config.folds is not None and config.folds > config.items:
+        raise InputError(f"dataset.folds={config.folds} but there are only {config.items} items: lower it")
+    if wanted >= config.items:
+        name = "test" if config.folds is None else f"one of {config.folds} folds"
+        raise InputError(
+            f"validation + {name} are {wanted} of {config.items} items: lower them, or raise dataset.items"
+        )
 
 
 def _check_model(config: DatasetConfig, folder: Path) -> None:
@@ -121,7 +131,25 @@ def recommend(config: DatasetConfig) -> list[str]:
     tested = splitting.count_of(config.test, count)
     return [
         f"{count} records leave {tested} to test on: below {SMALL} use folds, so that every record is tested once "
-        "(--set dataset.folds=5 --axis dataset.fold=0,1,2,3,4)"
+        f"({fold_options(5)})"
+    ]
+
+
+def fold_options(folds: int) -> str:
+    """Return the options that test every record once, in so many folds."""
+    return f"--set dataset.folds={folds} --axis dataset.fold={','.join(map(str, range(folds)))}"
+
+
+def untested(configs: Sequence[DatasetConfig]) -> list[str]:
+    """Return what `plan` should advise about folds that none of these datasets of one study has, one line each."""
+    found: dict[int, set[int]] = {}
+    for config in configs:
+        if config.folds is not None:
+            found.setdefault(config.folds, set()).add(config.fold)
+    return [
+        f"{len(there)} of {folds} folds: the records of the others are never tested ({fold_options(folds)})"
+        for folds, there in found.items()
+        if len(there) < folds
     ]
 
 
@@ -164,6 +192,7 @@ def _facts(config: DatasetConfig, renderer: Renderer) -> dict[str, Any]:
         "content": config.pinned,
         "folds": config.folds,
         "fold": None if config.folds is None else config.fold,
+        **({} if config.part == "all" else {"part": config.part}),
         "completion_only": config.completion_only,
         "chat_template": config.chat_template,
         "pad_id": tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,

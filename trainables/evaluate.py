@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from trainables import general_text, tasks
-from trainables.answers import Answer, Decoding, checked, generate, write_answers
+from trainables.answers import Answer, Decoding, checked, generate, write_answers, write_items
 from trainables.base import Config, Context, InputError, Metrics, Planner, Progress, Scalar, Stopped, Trainable
 from trainables.checkpoint_files import difference, read_headers, read_json
 from trainables.targets import ALL_LINEAR, check_targets, linear_shapes
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trainables.geometry.layers import LayerGeometry, Opened
     from trainables.linalg.factors import Factors
     from trainables.training.examples import Example
+    from trainables.training.item_losses import ItemLoss
 
 ADAPTER = "adapter/adapter_config.json"
 FACTORS = "factors.safetensors"
@@ -177,7 +178,8 @@ def run(config: EvaluateConfig, context: Context) -> Generator[Progress, None, M
     measure = Measurement(model, data, config.precision, context.place.evaluation_batch_size)
     total = 1 + (len(data.prompts) if data.task.check else 0) + (len(places.targets) if places else 0)
     yield Progress(0, total)
-    metrics |= {f"{config.split}_{name}": value for name, value in measure.loss(data.examples).items()}
+    losses = measure.losses(data.examples)
+    metrics |= {f"{config.split}_{name}": value for name, value in measure.loss(losses).items()}
     if config.forgetting_window is not None:
         metrics |= forgetting(measure, config.forgetting_window)
     yield Progress(1, total)
@@ -191,6 +193,7 @@ def run(config: EvaluateConfig, context: Context) -> Generator[Progress, None, M
         position = {str(item["id"]): index for index, item in enumerate(data.items)}
         answers.sort(key=lambda answer: position[answer.id])
         write_answers(context.output / "answers.jsonl", answers)
+    write_items(context.output / "items.csv", data.items, losses, answers)
     if places is not None:
         metrics |= yield from geometry(places, context, Progress(1 + len(answers), total))
     return {**metrics, **accuracy(config.split, answers), f"{config.split}_items": len(data.items)}
@@ -199,7 +202,7 @@ def run(config: EvaluateConfig, context: Context) -> Generator[Progress, None, M
 def forgetting(measure: Measurement, window: int) -> dict[str, Scalar]:
     """Return the loss on text that the fine-tuning did not see (nats per token), and of how many windows how long."""
     examples = general_text.windows(measure.data.tokenizer, window)
-    found = measure.loss(examples)
+    found = measure.loss(measure.losses(examples))
     return {
         "forgetting_loss": found["loss"],
         "forgetting_perplexity": found["perplexity"],
@@ -331,11 +334,11 @@ class Measurement:
     precision: Precision
     batch_size: int
 
-    def loss(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Return loss (nats per completion token), perplexity and token accuracy on `examples`."""
-        from trainables.training.evaluation import evaluate_loss
+    def losses(self, examples: Sequence[Example]) -> list[ItemLoss]:
+        """Return the loss of every example."""
+        from trainables.training.item_losses import item_losses
 
-        found = evaluate_loss(
+        return item_losses(
             self.model,
             examples,
             batch_size=self.batch_size,
@@ -343,6 +346,12 @@ class Measurement:
             device=self.model.device,
             pad_id=int(self.data.facts["pad_id"]),
         )
+
+    def loss(self, items: Sequence[ItemLoss]) -> dict[str, float]:
+        """Return loss (nats per completion token), perplexity and token accuracy over all items."""
+        from trainables.training.item_losses import pooled
+
+        found = pooled(items)
         return {"loss": found.loss, "perplexity": found.perplexity, "token_accuracy": found.token_accuracy}
 
     def answers(self, max_new_tokens: int) -> Iterator[list[Answer]]:
@@ -392,6 +401,7 @@ TRAINABLE = Trainable(
         "training/batches.py",
         "training/evaluation.py",
         "training/forward.py",
+        "training/item_losses.py",
         "training/models.py",
         "training/prompt_cache.py",
     ),

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from typing import Any
 
+from orchestrator.cli import answers
 from orchestrator.cli.options import (
     add_json,
     add_store,
@@ -24,6 +25,8 @@ def add(verbs: Any) -> None:
     add_study(parser)
     add_store(parser)
     add_json(parser)
+    answers.add_options(parser)
+    parser.add_argument("--rank", metavar="R,S", help="only these ranks")
     parser.set_defaults(execute=execute)
 
 
@@ -32,6 +35,7 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.errors import UserError
     from orchestrator.views import Views
 
+    answers.refuse_without_answers(options)
     store = open_store(options)
     plan = make_plan(options, store)
     views = Views(
@@ -42,6 +46,8 @@ def execute(options: argparse.Namespace) -> int:
             f"nothing to compare of {plan.study.name} (scale {plan.study.scale}) is finished in {store.root}; "
             f"run it with: python -m orchestrator sweep {options.study}"
         )
+    if options.answers:
+        return answers.execute(options, plan, store, views.report_folder)
     views.write_report()
     table = views.report()
     if options.json:

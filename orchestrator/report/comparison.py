@@ -13,20 +13,24 @@ from orchestrator import statistics
 from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan
 from orchestrator.report.family import Family
+from orchestrator.report.items import ItemView, by_item
 from orchestrator.report.measures import MEASURES
 from orchestrator.report.summary import Difference, Failure, Line, Number, Quote, Steps, Summary
 from orchestrator.report.verdicts import Evidence, design_note, sentence, verdict
 from orchestrator.results import arm_stage
-from orchestrator.store import Record
+from orchestrator.store import Record, Store
 from orchestrator.study import Comparison
 from trainables.base import Scalar
 
 
-def summarise(plan: Plan, table: pd.DataFrame, records: Mapping[str, Record]) -> Summary:
+def summarise(plan: Plan, table: pd.DataFrame, records: Mapping[str, Record], store: Store) -> Summary:
     """Return everything the report says of these records."""
     study, family = plan.study, Family(plan.study, table)
     comparison = family.comparison
     differences = compare(family) if family.arm else []
+    lines = [*references(family), *arm_lines(family, records)]
+    view = ItemView.read(plan, store, family, records)
+    differences, lines, sections = by_item(view, differences, lines)
     return Summary(
         study=study.name,
         scale=study.scale,
@@ -39,13 +43,14 @@ def summarise(plan: Plan, table: pd.DataFrame, records: Mapping[str, Record]) ->
         group_names=family.groups,
         target=_target(table, comparison),
         counts=dict(Counter(table["status"])),
-        lines=[*references(family), *(line for line in arm_lines(family, records))],
+        lines=lines,
         differences=differences,
         quotes=list(quotes(family)),
         gap_note=_gap_note(family),
         design_note=_design_note(differences, comparison.alpha),
         failures=[_failure(plan, record) for record in records.values() if record.status != "done"],
         notes=[*study.notes, *_settings_by_arm(family)],
+        sections=sections,
     )
 
 

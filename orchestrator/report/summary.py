@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from orchestrator.report.sections import Section
+from orchestrator.study import Unit
 from trainables.base import Scalar
 
 Kind: TypeAlias = Literal["base", "teacher", "untrained", "arm"]
@@ -60,7 +61,10 @@ class Line(Part):
 
 
 class Difference(Part):
-    """Arm minus baseline in the primary outcome, paired; `p_adjusted` is Holm's over the whole family."""
+    """Arm minus baseline in the primary outcome, paired; `p_adjusted` is Holm's over the whole family.
+
+    `unit` is what `pairs` and n count: replicates, or items with their differences averaged over runs.
+    """
 
     arm: str
     baseline: str
@@ -74,6 +78,7 @@ class Difference(Part):
     is_exact: bool
     verdict: Verdict
     sentence: str
+    unit: Unit = "replicate"
 
 
 class Quote(Part):

@@ -50,7 +50,7 @@ def differences(summary: Summary) -> Table:
         [
             *[str(item.group.get(name, "")) for name in summary.group_names],
             f"{item.arm} − {item.baseline}",
-            f"{item.estimate.n if item.estimate else 0} of {item.planned}",
+            f"{item.estimate.n if item.estimate else 0} of {item.planned}{' items' if item.unit == 'item' else ''}",
             formatting.with_bounds(item.estimate, signed=True),
             formatting.p_value(item.p),
             formatting.p_value(item.p_adjusted),

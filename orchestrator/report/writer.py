@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.durable import write_atomically
 from orchestrator.freshness import record_states
+from orchestrator.items import item_table
 from orchestrator.plan import Plan
 from orchestrator.report import figures, formatting, tables
 from orchestrator.report.comparison import summarise
@@ -18,6 +19,7 @@ from orchestrator.report.family import Family
 from orchestrator.report.links import write_links
 from orchestrator.report.summary import Summary
 from orchestrator.results import tidy, write_csv
+from orchestrator.statistics.items import ONE_WAY, TWO_WAY
 from orchestrator.store import Record, Store
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -29,11 +31,12 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     records = store.records(run.id for run in plan.runs)
     table = tidy(plan, store)
     folder.mkdir(parents=True, exist_ok=True)
-    summary = summarise(plan, table, records)
+    summary = summarise(plan, table, records, store)
     material = figures.Material(plan, store, records, Family(plan.study, table), summary)
     captions = figures.write_all(material, folder / "figures")
     summary = summary.model_copy(update={"figures": captions})
     write_csv(table, folder / "results.csv")
+    write_csv(item_table(plan, store), folder / "items.csv")
     tables.write_csv(summary, folder / "comparison.csv")
     context = _context(plan, summary, records, command)
     for name in ("comparison.md", "report.md"):
@@ -54,6 +57,7 @@ def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], comman
         "differences": tables.markdown(tables.differences(summary)),
         "quotes": tables.markdown(tables.quotes(summary)),
         "replicates": comparison.replicate if comparison else "",
+        "is_by_item": any(item.unit == "item" for item in summary.differences),
         "is_exact": all(item.is_exact for item in summary.differences),
         "interval": _described(methods),
         "direction": f"{'Higher' if summary.higher_is_better else 'Lower'} is better.",
@@ -65,7 +69,11 @@ def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], comman
 
 def _described(methods: list[str]) -> str:
     """Return how the intervals were made; a t interval, used where there are few pairs, is named as one."""
-    words = {"sign-flip test inverted": "is the set of differences that the same test keeps (95 %)"}
+    words = {
+        "sign-flip test inverted": "is the set of differences that the same test keeps (95 %)",
+        TWO_WAY: "is a 95 % t interval over items and runs together",
+        ONE_WAY: "is a 95 % t interval over items",
+    }
     told = [words.get(method, f"is a 95 % t interval where the pairs are few ({method})") for method in methods]
     return " or ".join(told) or "needs two pairs"
 

@@ -4,6 +4,7 @@
     sign_flip.py    the exact test, its interval and d_z
     families.py     several comparisons: Westfall-Young where they share their replicates, else Holm
     equivalence.py  is the difference smaller than a margin, is it not worse by one
+    items.py        pairs by item: n items, an interval over items and runs together
     interaction.py  does the difference depend on the rank
     steps.py        steps to target: first hits between evaluations, censoring, Kaplan-Meier, restricted means
     estimates.py    means and ratios of means with their intervals
@@ -21,6 +22,7 @@ from orchestrator.statistics.equivalence import (
 from orchestrator.statistics.estimates import Estimate, Interval, gap_closed, mean_interval, ratio_of_means
 from orchestrator.statistics.families import Adjusted, adjust, holm, method_for, westfall_young
 from orchestrator.statistics.interaction import Interaction, interaction
+from orchestrator.statistics.items import ByItem, Spread, flip_items, paired_by_item, two_way
 from orchestrator.statistics.replicates import Replicates, independent_depth, paired_differences
 from orchestrator.statistics.sign_flip import Paired, sign_flip, standardised
 from orchestrator.statistics.steps import (
@@ -36,6 +38,7 @@ from orchestrator.statistics.steps import (
 
 __all__ = [
     "Adjusted",
+    "ByItem",
     "Equivalence",
     "Estimate",
     "Hit",
@@ -43,12 +46,14 @@ __all__ = [
     "Interval",
     "Paired",
     "Replicates",
+    "Spread",
     "StepsToTarget",
     "Survival",
     "adjust",
     "common_horizon",
     "equivalence",
     "first_hit",
+    "flip_items",
     "gap_closed",
     "holm",
     "independent_depth",
@@ -59,11 +64,13 @@ __all__ = [
     "method_for",
     "non_inferiority",
     "one_sided",
+    "paired_by_item",
     "paired_differences",
     "ratio_of_means",
     "sign_flip",
     "smallest_not_inferior",
     "standardised",
     "steps_to_target",
+    "two_way",
     "westfall_young",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import math
@@ -74,6 +75,11 @@ def evaluate(family: str, subject: Path, folder: Path, **settings) -> Driven:
 
 def read_answers(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+
+
+def read_outcomes(folder: Path) -> list[dict]:
+    with (folder / "items.csv").open() as stream:
+        return list(csv.DictReader(stream))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -234,6 +240,17 @@ def test_text_without_answers_has_a_loss_and_no_accuracy(tmp_path):
     assert metrics["test_loss"] > 0
     assert (metrics["test_correct"], metrics["test_accuracy"]) == (None, None)
     assert not (tmp_path / "run" / "answers.jsonl").exists()
+    assert {item["correct"] for item in read_outcomes(tmp_path / "run")} == {""}
+
+
+def test_the_outcomes_of_the_items_are_those_that_the_metrics_sum_up(tmp_path):
+    metrics = evaluate("llama", teacher("llama"), tmp_path).metrics
+    outcomes, answers = read_outcomes(tmp_path), read_answers(tmp_path)
+    assert [item["item"] for item in outcomes] == [answer["id"] for answer in answers]
+    assert [item["correct"] == "1" for item in outcomes] == [answer["correct"] for answer in answers]
+    tokens = [int(item["tokens"]) for item in outcomes]
+    nats = sum(float(item["loss"]) * count for item, count in zip(outcomes, tokens, strict=True))
+    assert nats / sum(tokens) == pytest.approx(metrics["test_loss"], rel=1e-12)
 
 
 def test_the_validation_split_names_its_own_metrics(tmp_path):

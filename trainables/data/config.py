@@ -59,6 +59,9 @@ class DatasetConfig(Config):
     split_seed: int = Field(1, ge=0, description="of the split")
     folds: int | None = Field(None, ge=2, description="parts for cross-fitting: each is the test side of one fold")
     fold: int = Field(0, ge=0, description="which of the folds is the test side, counted from 0")
+    part: Literal["all", "first", "second"] = Field(
+        "all", description="of the training side: all, or one of its two halves; validation and test stay the same"
+    )
     pinned: str | None = Field(None, description="content found at planning: digest, commit or generator version")
 
     @model_validator(mode="after")
@@ -75,6 +78,7 @@ class DatasetConfig(Config):
         """Return what decides the data: its content instead of its path, without settings that do not apply."""
         unused = UNUSED[kind_of(self)] | ({"folds", "fold"} if self.folds is None else {"test"})
         unused |= {"separator"} if self.chat_template else set()
+        unused |= {"part"} if self.part == "all" else set()
         values = {name: value for name, value in super().identity().items() if name not in unused}
         return {"kind": kind_of(self), **values}
 

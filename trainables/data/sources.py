@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainables import tasks
@@ -81,6 +82,13 @@ def _samples(config: DatasetConfig, records: Sequence[Record]) -> tuple[str, lis
 
 def split(config: DatasetConfig, samples: Sequence[Sample]) -> splitting.Split:
     """Return the split that the config asks for; raises InputError if the records are too few for it."""
+    sides = _all_of(config, samples)
+    if config.part == "all":
+        return sides
+    return replace(sides, train=splitting.half(sides.train, config.part, seed=config.split_seed))
+
+
+def _all_of(config: DatasetConfig, samples: Sequence[Sample]) -> splitting.Split:
     if config.folds is None:
         return splitting.split(samples, validation=config.validation, test=config.test, seed=config.split_seed)
     return splitting.split_fold(

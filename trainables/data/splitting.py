@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from trainables.base import InputError
 from trainables.data.formats import Sample
@@ -77,6 +78,19 @@ def split_fold(samples: Sequence[Sample], *, folds: int, fold: int, validation: 
         )
     others = [name for shift in range(1, folds) for name in parts[(fold + shift) % folds]]
     return _sides(samples, _take(others, wanted, members), tested)
+
+
+def half(samples: Sequence[Sample], part: Literal["first", "second"], *, seed: int) -> list[Sample]:
+    """Return one of two disjoint halves of the samples, equal prompts together; InputError if it would be empty."""
+    members = Counter(map(key, samples))
+    ordered = sorted(members, key=lambda name: hashlib.sha256(f"half {seed}\0{name}".encode()).digest())
+    chosen = set(_parts(ordered, members, 2)[("first", "second").index(part)])
+    if not chosen:
+        raise InputError(
+            f"dataset.part={part} is empty: the training side has {len(samples)} records with {len(members)} prompts; "
+            "give more records, or set dataset.part=all"
+        )
+    return [sample for sample in samples if key(sample) in chosen]
 
 
 def _ordered(members: Mapping[str, int], seed: int) -> list[str]:
