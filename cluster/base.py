@@ -5,6 +5,7 @@ The contract, the same for every backend and tested on each:
 - what needs a run that did not end `done` is reported `skipped`, everything else goes on;
 - the observer is called in the driver, one call at a time; `finished` is called before any dependant starts,
   and what the observer raises stops the sweep and comes out of `run`;
+- `planned` is asked after every end that was told, and what it returns joins the sweep that runs;
 - `stop()` may be called from a signal handler: running runs leave a checkpoint, nothing new starts.
 """
 
@@ -54,6 +55,9 @@ class Observer(Protocol):
 
     def finished(self, outcome: Outcome) -> None:
         """The run has ended, well or not; its record is in the store."""
+
+    def planned(self) -> Sequence[Run]:
+        """Return the runs, in dependency order, that have come to be known of since this was last asked."""
 
 
 class Backend(Protocol):

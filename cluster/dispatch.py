@@ -2,7 +2,7 @@
 
 It joins the schedule, which knows no store, to the runs, the store and the observer, and keeps the promises of
 `cluster.base`: nothing starts before what it needs is `done`, and the observer hears of an end before any dependant
-is offered.
+is offered. What the observer has come to plan by then joins the schedule.
 """
 
 from __future__ import annotations
@@ -34,18 +34,22 @@ class Dispatch:
         demand: Callable[[Run], Demand],
     ) -> None:
         """Take the runs in dependency order; runs whose inputs neither exist nor are among them are skipped."""
-        self.runs = {run.id: run for run in runs}
-        self.store, self.observer = store, observer
+        self.store, self.observer, self.demand = store, observer, demand
+        self.runs: dict[str, Run] = {}
+        self.over: dict[str, str] = {}
         self.hosts: dict[str, str] = {}
         self.losses: dict[str, int] = {}
-        self.skipped = self._without_inputs(runs)
-        tasks = [self._task(run, demand(run)) for run in runs if run.id not in self.skipped]
-        self.schedule = Schedule(tasks, nodes)
+        self.schedule = Schedule([], nodes)
+        self.skipped = self._take(runs)
 
     def begin(self) -> None:
         """Tell the observer of the runs that can never start."""
-        for run_id, because in self.skipped.items():
-            self.observer.finished(Outcome(self.runs[run_id], "skipped", because=because))
+        self._skip(self.skipped)
+
+    def add(self, runs: Sequence[Run]) -> None:
+        """Take more runs, in dependency order; those whose inputs will never be there are skipped at once."""
+        if runs:
+            self._skip(self._take(runs))
 
     def next(self) -> Job | None:
         """Take the run that should start now; None if none should until something ends."""
@@ -94,9 +98,10 @@ class Dispatch:
         if outcome.status == "stopped":
             self.schedule.left(run.id)
             return
-        for run_id in self.schedule.ended(run.id, done=outcome.status == "done"):
-            because = f"needs {run.id}, which {_ended_how(outcome.status)}"
-            self.observer.finished(Outcome(self.runs[run_id], "skipped", because=because))
+        self.over[run.id] = f"needs {run.id}, which {_ended_how(outcome.status)}" if outcome.status != "done" else ""
+        dropped = self.schedule.ended(run.id, done=outcome.status == "done")
+        self._skip(dict.fromkeys(dropped, self.over[run.id]))
+        self.add(self.observer.planned())
 
     def lost(self, run_id: str, because: str) -> None:
         """Let a run whose worker is gone wait for another one, or give it up."""
@@ -114,19 +119,33 @@ class Dispatch:
         assert record is not None
         return Outcome(run, record.status, record, log=self.store.artefact(run.id) / "log.txt")
 
-    def _task(self, run: Run, demand: Demand) -> Task:
+    def _take(self, runs: Sequence[Run]) -> dict[str, str]:
+        """Give the schedule what can still come to run; return why, by id, for the others."""
+        self.runs |= {run.id: run for run in runs}
+        skipped = self._without_inputs(runs)
+        self.schedule.add([self._task(run) for run in runs if run.id not in skipped])
+        return skipped
+
+    def _skip(self, reasons: Mapping[str, str]) -> None:
+        self.over |= reasons
+        for run_id, because in reasons.items():
+            self.observer.finished(Outcome(self.runs[run_id], "skipped", because=because))
+
+    def _task(self, run: Run) -> Task:
         needs = tuple(dict.fromkeys(source for source in run.inputs.values() if source in self.runs))
-        return Task(run.id, needs, demand, run.cost_s / (run.place.workers * run.place.cpus))
+        shares = run.place.workers * run.place.cpus
+        return Task(run.id, needs, self.demand(run), run.cost_s / shares, run.behind_s)
 
     def _without_inputs(self, runs: Sequence[Run]) -> dict[str, str]:
         """Return why, by id, for the runs that need what is neither `done` in the store nor going to be."""
         reasons: dict[str, str] = {}
         for run in runs:
             for source in run.inputs.values():
-                if source in reasons:
-                    reasons.setdefault(run.id, reasons[source])
-                elif source not in self.runs and (how := self._absence(source)):
-                    reasons.setdefault(run.id, f"needs {source}, which {how}")
+                because = reasons.get(source) or self.over.get(source)
+                if because is None and source not in self.runs and (how := self._absence(source)):
+                    because = f"needs {source}, which {how}"
+                if because:
+                    reasons.setdefault(run.id, because)
         return reasons
 
     def _absence(self, run_id: str) -> str:

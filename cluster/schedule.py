@@ -19,12 +19,16 @@ from cluster.rooms import Demand, Resources, Room, Taken, can_place, place, take
 
 @dataclass(frozen=True)
 class Task:
-    """What a schedule knows of a run: what it needs first, what it occupies, how long it may take."""
+    """What a schedule knows of a run: what it needs first, what it occupies, how long it may take.
+
+    `behind_s` is the time, by the longest chain, of tasks that can only be added once this one has ended.
+    """
 
     id: str
     needs: tuple[str, ...] = ()
     demand: Demand = field(default_factory=Demand)
     cost_s: float = 1.0
+    behind_s: float = 0.0
 
 
 @dataclass
@@ -59,7 +63,7 @@ def remaining_paths(tasks: Sequence[Task]) -> dict[str, float]:
     behind: dict[str, float] = {}
     paths: dict[str, float] = {}
     for task in reversed(tasks):
-        paths[task.id] = task.cost_s + behind.get(task.id, 0.0)
+        paths[task.id] = task.cost_s + max(behind.get(task.id, 0.0), task.behind_s)
         for need in task.needs:
             behind[need] = max(behind.get(need, 0.0), paths[task.id])
     return paths
@@ -68,30 +72,40 @@ def remaining_paths(tasks: Sequence[Task]) -> dict[str, float]:
 class Schedule:
     """The tasks of one sweep. `next` takes the task to start now; `ended`, `left` and `again` say what became of it.
 
-    Tasks come in dependency order and need only each other. `next` costs nothing while nothing has changed, and
-    otherwise grows with the number of distinct shapes, nodes and running tasks; only behind a reservation does it
-    look at all ready tasks.
+    Tasks come in dependency order and need only each other; `add` takes more of them at any time. `next` costs nothing
+    while nothing has changed, and otherwise grows with the number of distinct shapes, nodes and running tasks; only
+    behind a reservation does it look at all ready tasks.
     """
 
     def __init__(
         self, tasks: Sequence[Task], nodes: Mapping[str, Resources], clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Take the tasks and what each node has in all."""
-        self.tasks = {task.id: task for task in tasks}
         self.nodes = {name: dict(resources) for name, resources in nodes.items()}
         self.free = {name: Room.of(resources) for name, resources in nodes.items()}
         self.clock = clock
-        self.paths = remaining_paths(tasks)
-        self.order = {task.id: index for index, task in enumerate(tasks)}
-        self.missing = {task.id: len(set(task.needs)) for task in tasks}
-        self.dependants: dict[str, list[str]] = {task.id: [] for task in tasks}
-        for task in tasks:
-            for need in set(task.needs):
-                self.dependants[need].append(task.id)
+        self.tasks: dict[str, Task] = {}
+        self.paths: dict[str, float] = {}
+        self.order: dict[str, int] = {}
+        self.missing: dict[str, int] = {}
+        self.dependants: dict[str, list[str]] = {}
         self.ready: dict[tuple[object, ...], list[tuple[float, int, str]]] = {}
         self.running: dict[str, Running] = {}
-        self.waiting = set(self.tasks)
+        self.waiting: set[str] = set()
+        self.done: set[str] = set()
         self._is_settled = False
+        self.add(tasks)
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Take more tasks, in dependency order: what they need is known already, done or not, but not dropped."""
+        for task in tasks:
+            needs = set(task.needs) - self.done
+            self.tasks[task.id], self.order[task.id] = task, len(self.order)
+            self.missing[task.id], self.dependants[task.id] = len(needs), []
+            for need in needs:
+                self.dependants[need].append(task.id)
+            self.waiting.add(task.id)
+        self._weigh()
         for task in tasks:
             if not self.missing[task.id]:
                 self._make_ready(task)
@@ -112,6 +126,7 @@ class Schedule:
         self._release(task_id)
         if not done:
             return self._drop_dependants(task_id)
+        self.done.add(task_id)
         for name in self.dependants[task_id]:
             self.missing[name] -= 1
             if not self.missing[name] and name in self.waiting:
@@ -228,6 +243,14 @@ class Schedule:
         return self.tasks[soon[2]], nodes
 
     # -- keeping the books ----------------------------------------------------------------------------------
+
+    def _weigh(self) -> None:
+        """Work out the remaining path of every task that waits, and order those that are ready by it."""
+        paths = remaining_paths([task for name, task in self.tasks.items() if name in self.waiting])
+        self.paths |= paths
+        for heap in self.ready.values():
+            heap[:] = [(-self.paths[name], order, name) for _, order, name in heap]
+            heapq.heapify(heap)
 
     def _make_ready(self, task: Task) -> None:
         heap = self.ready.setdefault(task.demand.shape, [])

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,7 +98,7 @@ class TuneBackend:
             dispatch.begin()
             driver = Driver(dispatch, nodes, folder / "stop", lambda: self._is_stopped)
             try:
-                fit(driver, folder, len(runs))
+                fit(driver, folder)
             finally:
                 driver.raise_problem()
 
@@ -283,9 +284,9 @@ class InOrder(FIFOScheduler):  # type: ignore[misc]
         """Prefer none: Tune then starts what was offered, first come, first served."""
 
 
-def fit(driver: Driver, folder: Path, count: int) -> None:
+def fit(driver: Driver, folder: Path) -> None:
     """Run Tune until the driver says that it is over."""
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count + 1)  # what is offered fits, so nothing waits behind it
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # what is offered fits, so nothing waits behind it
     tune.run(
         Worker,
         name="sweep",

@@ -62,18 +62,32 @@ def _power(plan: Plan, comparison: Comparison) -> Advice:
 
 
 def _learning_rates(plan: Plan, comparison: Comparison) -> Iterator[Advice]:
-    stage = comparison.arm.partition(".")[0]
     rates: dict[str, set[float]] = {}
-    for run in plan.of_stage(stage):
+    for run in plan.of_stage(plan.study.compared_stage):
         rates.setdefault(str(run.labels.get(comparison.arm)), set()).add(_setting(run, "learning_rate"))
     if not rates:
         return
     shown = ", ".join(f"{arm} {' / '.join(f'{rate:g}' for rate in sorted(values))}" for arm, values in rates.items())
     is_shared = len({tuple(sorted(values)) for values in rates.values()}) == 1 and len(rates) > 1
     text = f"{shown} (one rate for all arms favours the arm that it suits)" if is_shared else shown
-    yield Advice("learning rate", not is_shared, text)
+    yield Advice("learning rate", not is_shared or bool(plan.selections), shown if plan.selections else text)
+    yield from _selections(plan)
     for note in plan.study.notes:
         yield Advice("", True, note)
+
+
+def _selections(plan: Plan) -> Iterator[Advice]:
+    """Say what is selected how; a best that still lies on the edge of its grid is named."""
+    if not plan.selections:
+        return
+    seeds = {plan[run].labels.get(plan.study.replicate) for item in plan.selections for run in item.runs if run in plan}
+    made = sum(item.value is not None for item in plan.selections)
+    settings = ", ".join(dict.fromkeys(f"{item.stage}.{item.setting}" for item in plan.selections))
+    text = f"{settings} by validation loss on seeds {', '.join(sorted(map(str, seeds)))}, which no verdict uses"
+    yield Advice("selection", True, f"{text}: {made} of {len(plan.selections)} made")
+    for item in plan.selections:
+        if item.state == "on the edge":
+            yield Advice("selection", False, f"{item}: it could not grow further")
 
 
 def _alpha(plan: Plan) -> Iterator[Advice]:

@@ -30,20 +30,19 @@ class Estimate:
     from_records: bool
 
 
-def with_costs(runs: Iterable[Run], store: Store) -> tuple[list[Run], bool]:
-    """Return the runs with `cost_s` as earlier runs of their stage had it; and whether any record was found."""
-    runs = list(runs)
-    seconds = _seconds_by_stage(store, {run.stage for run in runs})
-    costed = [replace(run, cost_s=seconds.get(run.stage, run.cost_s / max(run.place.cpus, 1))) for run in runs]
-    return costed, bool(seconds)
+def costed(runs: Iterable[Run], seconds: Mapping[str, float]) -> list[Run]:
+    """Return the runs with `cost_s` as runs of their stage had it, where that is known, else as guessed."""
+    return [replace(run, cost_s=seconds.get(run.stage, run.cost_s / max(run.place.cpus, 1))) for run in runs]
 
 
 def estimate(missing: Iterable[Run], store: Store, *, cpus: float) -> Estimate:
     """Return what the missing runs cost on `cpus` cores: at least the critical path, at least the work."""
-    runs, from_records = with_costs(missing, store)
+    missing = list(missing)
+    seconds = seconds_by_stage(store, {run.stage for run in missing})
+    runs = costed(missing, seconds)
     work = sum(run.cost_s * run.place.cpus * run.place.workers for run in runs)
-    seconds = max(critical_path_s(runs), work / max(cpus, 1))
-    return Estimate(seconds, work, from_records)
+    wall_s = max(critical_path_s(runs), work / max(cpus, 1))
+    return Estimate(wall_s, work, bool(seconds))
 
 
 def critical_path_s(runs: Iterable[Run]) -> float:
@@ -72,7 +71,8 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _seconds_by_stage(store: Store, stages: set[str]) -> Mapping[str, float]:
+def seconds_by_stage(store: Store, stages: set[str]) -> Mapping[str, float]:
+    """Return the median wall time of the runs in the store, for those of the stages that have any."""
     ids: dict[str, list[str]] = {}
     for run_id in store.ids():
         ids.setdefault(run_id.rpartition("-")[0], []).append(run_id)

@@ -1,23 +1,27 @@
-"""From a study to the runs it needs.
+"""From a study, and the records there are, to the runs it needs.
 
 Planning is pure: it expands the axes, gives every run its digest and merges the runs that several points
-share, so that one teacher serves all the students that start from it.
+share, so that one teacher serves all the students that start from it. A setting that is selected is a plain number
+once its tuning runs have their records; until then what depends on it is expected, and no run yet.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from pydantic import ValidationError
+from typing import Any, Literal, TypeAlias
 
 import trainables
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.identity import canonical, run_id
-from orchestrator.study import Axis, By, Computed, Point, Stage, Study
+from orchestrator.selection import Selection, written
+from orchestrator.study import Axis, Point, Selected, Stage, Study, setting_of
+from orchestrator.tuning import Choices, Records
+from orchestrator.values import Reads, Wiring, source_at, sources, validated, value_at
 from trainables.base import Config, Place, Planner, Scalar, Trainable
+
+Purpose: TypeAlias = Literal["verdict", "tuning"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Run:
     """One execution of one stage.
 
     `inputs` maps roles to run ids; `labels` holds the axis values that all the points sharing this run agree
-    on; `name` is for people ("svd r16 s2"), `id` for machines.
+    on; `name` is for people ("svd r16 s2"), `id` for machines. `purpose` is what it is for: a tuning run chooses a
+    setting and enters no verdict. `behind_s` is the time that what cannot be planned before it has ended will take.
     """
 
     id: str
@@ -38,6 +43,8 @@ class Run:
     name: str = ""
     labels: Mapping[str, Scalar] = field(default_factory=dict)
     cost_s: float = 1.0
+    purpose: Purpose = "verdict"
+    behind_s: float = 0.0
 
     def find_trainable(self) -> Trainable:
         """Return the trainable that this run executes."""
@@ -46,10 +53,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a study, in dependency order."""
+    """The runs of a study, in dependency order.
+
+    `expected` are the runs that still wait for a selection, as they would be with the middle of its grid: good for
+    what they cost and need, and never executed, for their ids are not final. `selections` says what is chosen how.
+    """
 
     study: Study
     runs: tuple[Run, ...]
+    expected: tuple[Run, ...] = ()
+    selections: tuple[Selection, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_id", {run.id: run for run in self.runs})
@@ -65,14 +78,28 @@ class Plan:
         return [run for run in self.runs if run.stage == stage]
 
     def until(self, stage: str) -> Plan:
-        """Return the plan without what comes after `stage`: its runs and all that they need."""
+        """Return the plan without what comes after `stage`: its runs, all that they need, and what chooses them."""
         if stage not in self.study.stages:
             raise UnknownName(f"no stage named {stage!r}", self.study.stages, stage, "Stages")
-        keep = {run.id for run in self.of_stage(stage)}
-        for run in reversed(self.runs):
+        stages = set(Wiring(self.study).needed(stage))
+        selections = tuple(item for item in self.selections if item.stage in stages)
+        everything = self.outlook
+        keep = {run.id for run in everything.of_stage(stage)} | {id_ for item in selections for id_ in item.runs}
+        for run in reversed(everything.runs):
             if run.id in keep:
                 keep |= set(run.inputs.values())
-        return Plan(self.study, tuple(run for run in self.runs if run.id in keep))
+        runs, expected = (tuple(run for run in some if run.id in keep) for some in (self.runs, self.expected))
+        return Plan(self.study, runs, expected, selections)
+
+    @property
+    def outlook(self) -> Plan:
+        """The plan with what is expected among its runs: for looking ahead, never for executing."""
+        return Plan(self.study, (*self.runs, *self.expected), (), self.selections)
+
+    @property
+    def open(self) -> list[Selection]:
+        """The selections that are not made yet."""
+        return [item for item in self.selections if item.value is None]
 
     def dependants(self, ids: Iterable[str]) -> set[str]:
         """Return the ids of all runs that need one of `ids`, directly or through others."""
@@ -83,10 +110,28 @@ class Plan:
         return lost - set(ids)
 
 
-def expand(study: Study, planner: Planner) -> Plan:
+def expand(study: Study, planner: Planner, records: Records = lambda run_id: None) -> Plan:
     """Return the study's runs in dependency order, shared runs merged; raises UserError for what does not fit."""
-    check_names(study)
-    return _Expansion(study, planner).plan()
+    return Planning(study, planner)(records)
+
+
+class Planning:
+    """Plans a study again and again while records come in.
+
+    What settings point at (a file, a hub's revision) is looked up once, so that a run keeps its id while it waits.
+    """
+
+    def __init__(self, study: Study, planner: Planner, *, until: str | None = None) -> None:
+        """Check the study's names; with `until`, plans leave out what comes after that stage."""
+        check_names(study)
+        self.study, self.planner, self.until = study, planner, until
+        self.wiring = Wiring(study)
+        self.pinned: dict[bytes, Config] = {}
+
+    def __call__(self, records: Records) -> Plan:
+        """Return the plan as these records have it."""
+        plan = _Expansion(self, records).plan()
+        return plan if self.until is None else plan.until(self.until)
 
 
 def check_names(study: Study) -> None:
@@ -98,18 +143,22 @@ def check_names(study: Study) -> None:
         for role in stage.inputs:
             if role not in trainable.roles:
                 raise UnknownName(f"{name} has no input {role!r}", trainable.roles, role, "Inputs")
-        for source in _sources(stage) - set(study.stages):
+        for source in sources(stage) - set(study.stages):
             raise UnknownName(f"{name} reads from {source!r}, which is no stage", study.stages, source)
     for axis, values in study.axes.items():
         check_axis(study, axis, values)
 
 
 def check_axis(study: Study, axis: str, values: tuple[Scalar, ...]) -> None:
-    """Raise UserError if an axis varies no setting of the study, has no values, or one of them twice."""
-    stage, _, setting = axis.partition(".")
-    if stage not in study.stages:
+    """Raise UserError if an axis varies no setting of the study, has no values, or one of them twice.
+
+    An axis without a dot varies none itself.
+    """
+    stage, dot, setting = axis.partition(".")
+    if dot and stage not in study.stages:
         raise UnknownName(f"axis {axis!r}: no stage named {stage!r}", study.stages, stage, "Stages")
-    check_setting(stage, trainables.find(study.stages[stage].trainable), setting)
+    if dot:
+        check_setting(stage, trainables.find(study.stages[stage].trainable), setting)
     if not values:
         raise UserError(f"axis {axis!r} has no values; give it some, or take it out")
     if len(set(values)) < len(values):
@@ -125,131 +174,85 @@ def check_setting(stage: str, trainable: Trainable, setting: str) -> None:
 class _Expansion:
     """Expands every point of a study; holds what the points share."""
 
-    def __init__(self, study: Study, planner: Planner) -> None:
-        self.study, self.planner = study, planner
+    def __init__(self, planning: Planning, records: Records) -> None:
+        self.study, self.planner, self.wiring = planning.study, planning.planner, planning.wiring
+        self.pinned = planning.pinned
         self.runs: dict[str, Run] = {}
+        self.open: set[str] = set()
         self.labels: dict[str, dict[str, Any]] = {}
-        self.pinned: dict[bytes, Config] = {}
+        known: Records = lambda run_id: None if run_id in self.open else records(run_id)  # noqa: E731
+        self.choices = Choices(self.study, self.tuning, self.labels, known)
 
     def plan(self) -> Plan:
-        order = list(_dependency_order(self.study))
         for values in itertools.product(*self.study.axes.values()):
-            point = dict(zip(self.study.axes, values, strict=True))
-            seen: dict[str, Run] = {}
-            for name in order:
-                for choice in _choices(name, self.study.stages[name]):
-                    seen[name] = self.resolve(name, {**point, **choice}, seen)
-        runs = [replace(run, labels=self.labels[run.id]) for run in self.runs.values()]
-        runs = [replace(run, name=_readable(run)) for run in runs]
-        position = {name: index for index, name in enumerate(order)}
-        return Plan(self.study, tuple(sorted(runs, key=lambda run: position[run.stage])))
+            self.walk(dict(zip(self.study.axes, values, strict=True)), self.wiring.order, "verdict")
+        position = {name: index for index, name in enumerate(self.wiring.order)}
+        named = [replace(run, labels=self.labels[run.id]) for run in self.runs.values()]
+        named = [replace(run, name=_readable(run)) for run in named]
+        named.sort(key=lambda run: (position[run.stage], run.purpose))
+        runs = tuple(run for run in named if run.id not in self.open)
+        return Plan(self.study, runs, tuple(run for run in named if run.id in self.open), self.choices.all())
 
-    def resolve(self, name: str, point: Point, seen: Mapping[str, Run]) -> Run:
-        """Return the run of one stage at one point; `seen` holds this point's earlier runs by stage."""
-        stage, read = self.study.stages[name], _Reads(point)
+    def walk(self, point: Point, stages: Iterable[str], purpose: Purpose) -> Run:
+        """Make the runs of these stages at one point, in order; return the last one."""
+        seen: dict[tuple[Any, ...], Run] = {}
+        for name in stages:
+            for chosen in self.wiring.at(name, point):
+                run = seen[self.wiring.key(name, chosen)] = self.resolve(name, chosen, seen, purpose)
+        return run
+
+    def resolve(self, name: str, point: Point, seen: Mapping[tuple[Any, ...], Run], purpose: Purpose) -> Run:
+        """Return the run of one stage at one point; `seen` holds this point's earlier runs."""
+        stage, read = self.study.stages[name], Reads(point)
         trainable = trainables.find(stage.trainable)
-        config = self.config(name, stage, trainable, read)
+        config, is_open = self.config(name, stage, trainable, read)
         inputs: dict[str, str] = {}
         labels: dict[str, Any] = {}
         for role in trainable.needed_roles(config):
-            if role not in stage.inputs:
-                raise UserError(f"{name} needs an input {role!r} and the study gives it none")
-            source = stage.inputs[role]
-            if isinstance(source, tuple):
-                source = read[f"{name}.{role}"]
-            inputs[role] = seen[source].id
-            labels |= self.labels[seen[source].id]
+            source = seen[self.wiring.key(source_at(name, stage, role, read), point)]
+            inputs[role] = source.id
+            labels |= self.labels[source.id]
+            is_open = is_open or source.id in self.open
         labels |= {axis: point[axis] for axis in read.axes}
         labels = {axis: labels[axis] for axis in point if axis in labels}
         identity = run_id(name, stage.trainable, trainable.version, config.identity(), inputs)
         known = self.labels.get(identity, labels)
         self.labels[identity] = {axis: value for axis, value in known.items() if labels.get(axis, ...) == value}
         if identity not in self.runs:
-            cost_s = trainable.cost_s(config)
-            version = trainable.version
-            self.runs[identity] = Run(
-                identity, name, stage.trainable, version, config, inputs, stage.place, cost_s=cost_s
-            )
+            self.open |= {identity} if is_open else set()
+            about = (identity, name, stage.trainable, trainable.version, config, inputs, stage.place)
+            self.runs[identity] = Run(*about, cost_s=trainable.cost_s(config), purpose=purpose)
+        elif purpose == "verdict" and self.runs[identity].purpose == "tuning":
+            self.runs[identity] = replace(self.runs[identity], purpose=purpose)
+        self.open -= set() if is_open else {identity}
         return self.runs[identity]
 
-    def config(self, name: str, stage: Stage, trainable: Trainable, point: _Reads) -> Config:
-        """Return the typed and pinned config of one stage at one point."""
-        own = {axis.partition(".")[2]: Axis(axis) for axis in self.study.axes if axis.partition(".")[0] == name}
-        values = {key: _value(value, point, f"{name}.{key}") for key, value in {**stage.config, **own}.items()}
+    def config(self, name: str, stage: Stage, trainable: Trainable, point: Reads) -> tuple[Config, bool]:
+        """Return the typed and pinned config of one stage at one point, and whether it waits for a selection."""
+        own = {setting: Axis(axis) for axis in self.study.axes if (setting := _own(name, axis))}
+        values = {key: value_at(value, point, f"{name}.{key}") for key, value in {**stage.config, **own}.items()}
+        is_open = False
+        for setting, selected in [(key, value) for key, value in values.items() if isinstance(value, Selected)]:
+            if (axis := f"{name}.{setting}") in point:
+                values[setting] = point[axis]
+                continue
+            choice = self.choices.select(name, setting, selected, point)
+            is_open = is_open or choice.value is None
+            values[setting] = choice.expected if choice.value is None else choice.value
         key = canonical([name, {setting: repr(value) for setting, value in values.items()}])
         if key not in self.pinned:
             self.pinned[key] = trainable.pin(validated(name, trainable, values), self.planner)
-        return self.pinned[key]
+        return self.pinned[key], is_open
+
+    def tuning(self, name: str, point: Point) -> Run:
+        """Return the tuning run of a stage at one point; its inputs become runs of the plan with it."""
+        return self.walk(point, self.wiring.needed(name), "tuning")
 
 
-class _Reads(dict[str, Any]):
-    """A point that remembers which of its axes were read: those are the run's labels."""
-
-    def __init__(self, point: Point) -> None:
-        super().__init__(point)
-        self.axes: set[str] = set()
-
-    def __getitem__(self, axis: str) -> Any:
-        self.axes.add(axis)
-        return super().__getitem__(axis)
-
-
-def validated(stage: str, trainable: Trainable, values: Mapping[str, Any]) -> Config:
-    """Return the typed config; a value that does not fit is a UserError naming stage, setting and value."""
-    try:
-        return trainable.config.model_validate(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(str(part) for part in first["loc"]) or "config"
-        reason = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            raise UserError(f"{stage}: {reason}") from None
-        raise UserError(f"{stage}.{setting}={first['input']}: {reason[0].lower()}{reason[1:]}") from None
-
-
-def _value(value: Any, point: Point, setting: str) -> Any:
-    if isinstance(value, Axis):
-        if value.name not in point:
-            raise UnknownName(f"{setting} follows the axis {value.name!r}, which the study has not", point, value.name)
-        return point[value.name]
-    if isinstance(value, By):
-        key = _value(Axis(value.axis), point, setting)
-        chosen = value.table.get(key, value.otherwise)
-        if chosen is ...:
-            known = ", ".join(map(str, value.table))
-            raise UserError(f"{setting} is not given for {value.axis}={key} (only for {known}); --set {setting}=VALUE")
-        return _value(chosen, point, setting)
-    if isinstance(value, Computed):
-        return value.function(*(_value(Axis(axis), point, setting) for axis in value.axes))
-    return value
-
-
-def _choices(name: str, stage: Stage) -> Iterator[dict[str, str]]:
-    """Yield one choice of source per alternative for the inputs that have several."""
-    several = {f"{name}.{role}": sources for role, sources in stage.inputs.items() if isinstance(sources, tuple)}
-    for combination in itertools.product(*several.values()):
-        yield dict(zip(several, combination, strict=True))
-
-
-def _dependency_order(study: Study) -> Iterator[str]:
-    """Yield the stages so that each comes after all it reads from; raises UserError on a cycle."""
-    done: set[str] = set()
-    waiting = dict(study.stages)
-    while waiting:
-        ready = [name for name, stage in waiting.items() if _sources(stage) <= done]
-        if not ready:
-            raise UserError(f"the stages {', '.join(waiting)} need each other in a circle")
-        for name in ready:
-            done.add(name)
-            del waiting[name]
-            yield name
-
-
-def _sources(stage: Stage) -> set[str]:
-    sources: set[str] = set()
-    for value in stage.inputs.values():
-        sources |= {value} if isinstance(value, str) else set(value)
-    return sources
+def _own(stage: str, axis: str) -> str:
+    """Return the setting of the stage that an axis varies, or nothing."""
+    owner, dot, setting = axis.partition(".")
+    return setting if dot and owner == stage else ""
 
 
 SHORT = {"rank": "r", "seed": "s", "lora_alpha": "a", "learning_rate": "lr", "fold": "f"}
@@ -261,11 +264,12 @@ def _readable(run: Run) -> str:
     words: list[str] = []
     numbers: list[str] = []
     for axis, value in run.labels.items():
-        stage, _, setting = axis.partition(".")
+        stage, setting = axis.partition(".")[0], setting_of(axis)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            numbers.append(f"{SHORT.get(setting, f'{setting}=')}{value:g}")
+            numbers.append(f"{SHORT.get(setting, f'{setting}=')}{written(value)}")
         elif stage == run.stage and setting in run.inputs:
             words.insert(0, str(value))
         else:
             words.append(str(value))
-    return " ".join([*([] if run.stage == "student" else [run.stage]), *words, *numbers])
+    purpose = ["tuning"] if run.purpose == "tuning" else []
+    return " ".join([*([] if run.stage == "student" else [run.stage]), *words, *numbers, *purpose])

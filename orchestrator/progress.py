@@ -31,10 +31,14 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class Reporter:
-    """Prints events; keeps the pace of what is done to tell what is left."""
+    """Prints events; keeps the pace of what is done to tell what is left.
 
-    runs: Sequence[Run]
+    `expected` are runs that wait for a selection: they count among what is left, but are not known by id yet.
+    """
+
+    runs: list[Run]
     slots: float
+    expected: Sequence[Run] = ()
     stream: TextIO = field(default_factory=lambda: sys.stderr)
 
     def __post_init__(self) -> None:
@@ -43,6 +47,12 @@ class Reporter:
         self.left = {run.id: run for run in self.runs}
         self.pace: dict[str, tuple[float, int]] = {}
         self.last_line = self.begun
+
+    def add(self, runs: Sequence[Run], expected: Sequence[Run]) -> None:
+        """Take runs that were planned while the sweep runs, and what is expected now."""
+        self.runs += runs
+        self.left |= {run.id: run for run in runs}
+        self.expected = expected
 
     def started(self, run: Run, attempt: int) -> None:
         """Say that a run has begun, if it is worth a line: a second attempt, or a stage that has few runs."""
@@ -75,22 +85,26 @@ class Reporter:
     def line(self, text: str) -> None:
         """Print one line with the share done and the time left in front."""
         self.last_line = time.monotonic()
-        done = len(self.runs) - len(self.left)
-        left = f"{duration(self.seconds_left())} left" if self.left else "all done"
-        self.stream.write(f"{done:>4}/{len(self.runs)}  {left:>16}  {text.rstrip()}\n")
+        done, total = len(self.runs) - len(self.left), len(self.runs) + len(self.expected)
+        left = f"{duration(self.seconds_left())} left" if done < total else "all done"
+        self.stream.write(f"{done:>4}/{total}  {left:>16}  {text.rstrip()}\n")
         self.stream.flush()
 
     def seconds_left(self) -> float:
         """Return the estimated wall time of what is left: its work over the slots, at least the longest run."""
         work = longest = 0.0
         for run in self.left.values():
-            seconds, count = self.pace.get(run.stage, (run.cost_s, 1))
-            cost = seconds / count
+            cost = self._cost(run)
             if run.id in self.running:
                 cost = max(cost - (time.monotonic() - self.running[run.id][0]), 0.0)
             work += cost
             longest = max(longest, cost)
+        work += sum(self._cost(run) for run in self.expected)
         return max(work / max(self.slots, 1), longest)
+
+    def _cost(self, run: Run) -> float:
+        seconds, count = self.pace.get(run.stage, (run.cost_s, 1))
+        return seconds / count
 
     def _about(self, run_id: str) -> str:
         run = next(run for run in self.runs if run.id == run_id)

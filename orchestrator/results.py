@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan, Run
 from orchestrator.store import Record, Store
-from orchestrator.study import Study
+from orchestrator.study import Study, setting_of
 from trainables.base import Scalar
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ Tested: TypeAlias = dict[str, dict[str, Scalar]]
 """The `test_*` metrics of runs, by run id."""
 VOLATILE_COLUMNS = ("started", "seconds", "core_seconds", "peak_memory_gib", "host")
 """The last columns: times, memory and place. All others are equal in two sweeps of one study."""
-
-DEFAULT_ARM = "student.init"
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,9 @@ class Target:
 def tidy(plan: Plan, store: Store) -> pd.DataFrame:
     """Return one row per run of the plan: what it is, its axes and settings, its metrics, then the volatile columns.
 
-    Rows are sorted by stage, then by axes. `status` is the record's, `skipped` for a run that needs one which ended
-    badly, `pending` for one that is still to come.
+    Rows are sorted by stage, purpose and axes. `status` is the record's, `skipped` for a run that needs one which ended
+    badly, `pending` for one that is still to come. A run that waits for a selection is pending, without an id and
+    without the setting that is selected.
     """
     records = store.records(run.id for run in plan.runs)
     statuses = run_statuses(plan, records)
@@ -52,6 +51,7 @@ def tidy(plan: Plan, store: Store) -> pd.DataFrame:
             "name": run.name,
             "stage": run.stage,
             "status": statuses[run.id],
+            "purpose": run.purpose,
             "subject_id": run.inputs.get("subject"),
             **_axes(run, axis_columns(plan.study)),
             **_settings(run, plan.study),
@@ -60,9 +60,17 @@ def tidy(plan: Plan, store: Store) -> pd.DataFrame:
             **_steps_to_target(run, records.get(run.id), target(plan, records, tested, run)),
             **_volatile(records.get(run.id)),
         }
-        for run in _sorted(plan)
+        for run in _sorted(plan.study, plan.runs)
     ]
+    rows += [_expected_row(run, plan) for run in _sorted(plan.study, plan.expected)]
     return _frame(rows, [*_leading(plan.study), *_metric_names(rows, plan.study), *VOLATILE_COLUMNS])
+
+
+def _expected_row(run: Run, plan: Plan) -> dict[str, Any]:
+    selected = {item.setting for item in plan.open if item.stage == run.stage}
+    settings = {name: value for name, value in _settings(run, plan.study).items() if name not in selected}
+    about = {"name": run.name, "stage": run.stage, "status": PENDING, "purpose": run.purpose}
+    return {**about, **_axes(run, axis_columns(plan.study)), **settings}
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -75,8 +83,8 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 def axis_columns(study: Study) -> dict[str, str]:
     """Return each axis' column: its setting's name, or the whole name where two axes vary settings of one name."""
     names = [*study.axes, *_choices(study)]
-    taken = Counter(name.partition(".")[2] for name in names)
-    return {name: name.partition(".")[2] if taken[name.partition(".")[2]] == 1 else name for name in names}
+    taken = Counter(map(setting_of, names))
+    return {name: setting_of(name) if taken[setting_of(name)] == 1 else name for name in names}
 
 
 def run_statuses(plan: Plan, records: Mapping[str, Record]) -> dict[str, str]:
@@ -112,7 +120,7 @@ def target(plan: Plan, records: Mapping[str, Record], tested: Tested, run: Run) 
 
 def arm_stage(study: Study) -> str:
     """Return the stage whose runs are compared."""
-    return (study.comparison.arm if study.comparison else DEFAULT_ARM).partition(".")[0]
+    return study.compared_stage
 
 
 def first_step_at(history: Mapping[str, list[float | None]], loss: float) -> int | None:
@@ -196,7 +204,16 @@ def _is_plain(value: Any) -> bool:
 def _leading(study: Study) -> list[str]:
     return list(
         dict.fromkeys(
-            ["run_id", "name", "stage", "status", "subject_id", *axis_columns(study).values(), *_setting_names(study)]
+            [
+                "run_id",
+                "name",
+                "stage",
+                "status",
+                "purpose",
+                "subject_id",
+                *axis_columns(study).values(),
+                *_setting_names(study),
+            ]
         )
     )
 
@@ -220,17 +237,16 @@ def _volatile(record: Record | None) -> dict[str, Any]:
     }
 
 
-def _sorted(plan: Plan) -> list[Run]:
-    stages = list(dict.fromkeys(run.stage for run in plan.runs))
-    position = {
-        axis: {value: i for i, value in enumerate(_ordered(values))} for axis, values in plan.study.axes.items()
-    }
+def _sorted(study: Study, runs: Iterable[Run]) -> list[Run]:
+    runs = list(runs)
+    stages = list(dict.fromkeys(run.stage for run in runs))
+    position = {axis: {value: i for i, value in enumerate(_ordered(values))} for axis, values in study.axes.items()}
 
     def key(run: Run) -> tuple[Any, ...]:
         axes = tuple(position[axis].get(run.labels.get(axis), -1) for axis in position)
-        return stages.index(run.stage), axes, run.name, run.id
+        return stages.index(run.stage), run.purpose == "tuning", axes, run.name, run.id
 
-    return sorted(plan.runs, key=key)
+    return sorted(runs, key=key)
 
 
 def _ordered(values: Iterable[Any]) -> list[Any]:

@@ -20,7 +20,6 @@ from trainables.base import Scalar
 if TYPE_CHECKING:
     import optuna
 
-REPLICATES = ("seed", "fold")
 MARKER = "optuna.json"
 
 
@@ -44,7 +43,7 @@ def record_grid(plan: Plan, store: Store, *, views: Path | None = None) -> int:
     path, states = journal_path(store, views), record_states(plan, store)
     records = store.records(run.id for run in plan.runs)
     values = _values(plan, records)
-    ended = [run for run in plan.of_stage(arm_stage(plan.study)) if run.id in values]
+    ended = [run for run in _compared(plan) if run.id in values]
     path.parent.mkdir(parents=True, exist_ok=True)
     study = _open(plan.study, path)
     known = {(trial.user_attrs.get("run_id"), trial.state.name) for trial in study.get_trials(deepcopy=False)}
@@ -70,12 +69,16 @@ def _open(study: Study, path: Path) -> optuna.Study:
     )
 
 
+def _compared(plan: Plan) -> list[Run]:
+    return [run for run in plan.of_stage(arm_stage(plan.study)) if run.purpose == "verdict"]
+
+
 def _values(plan: Plan, records: Mapping[str, Record]) -> dict[str, float | None]:
     """Return the primary outcome of every compared run that has ended; None for those that ended badly."""
     metric = (plan.study.comparison or Comparison()).metric
     tested = test_metrics(plan, records)
     values: dict[str, float | None] = {}
-    for run in plan.of_stage(arm_stage(plan.study)):
+    for run in _compared(plan):
         record = records.get(run.id)
         value = {**(record.metrics if record else {}), **tested.get(run.id, {})}.get(metric)
         if record is not None and record.status != "done":
@@ -89,7 +92,7 @@ def _trial(study: Study, run: Run, record: Record, value: float | None) -> optun
     from optuna.trial import TrialState, create_trial
 
     varied = {axis: value for axis, value in run.labels.items() if axis in study.axes}
-    replicates = {axis: varied.pop(axis) for axis in [*varied] if _is_replicate(study, axis)}
+    replicates = {axis: varied.pop(axis) for axis in [*varied] if study.is_replicate(axis)}
     return create_trial(
         params=dict(varied),
         distributions={axis: _distribution(study.axes[axis]) for axis in varied},
@@ -97,10 +100,6 @@ def _trial(study: Study, run: Run, record: Record, value: float | None) -> optun
         state=TrialState.FAIL if value is None else TrialState.COMPLETE,
         user_attrs={"run_id": run.id, "name": run.name, "status": record.status, **replicates},
     )
-
-
-def _is_replicate(study: Study, axis: str) -> bool:
-    return axis == (study.comparison or Comparison()).replicate or axis.partition(".")[2] in REPLICATES
 
 
 def _distribution(values: tuple[Scalar, ...]) -> optuna.distributions.BaseDistribution:

@@ -4,7 +4,10 @@ A setting of a stage is a plain value, or a value that depends on an axis or on 
 
     Stage("student", config={"rank": Axis("student.rank"), "learning_rate": By("student.init", random=1e-3, svd=1e-4)})
 
-An axis is named after the setting it varies (`student.rank`); that setting needs no `Axis(...)` of its own.
+An axis is named after the setting it varies (`student.rank`); that setting needs no `Axis(...)` of its own. An axis
+without a dot (`arm`) varies no setting itself: `By("arm", ...)`, in settings and inputs, says what each value means.
+
+A setting may also be chosen by tuning runs, `Selected(around(1e-3))`, and is planned as a plain number then.
 """
 
 from __future__ import annotations
@@ -57,16 +60,51 @@ class Computed:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """A setting chosen by tuning runs: the value of a grid with the smallest loss, planned as a plain number.
+
+    A tuning run is the stage at the same point, but for the replicate axis (`Comparison.replicate`), which has a
+    tuning seed, and this setting, which has a value of the grid. It is not evaluated: the choice never sees test data.
+
+    grid       positive numbers in equal ratios, at least three; or `By`/`Computed`, which give them for each point.
+               Every point of a study has as many values as the others, as far apart
+    seeds      values of the replicate axis for the tuning runs, none of them among the axis' own
+    metric     what is minimised, as the mean over the seeds: a metric of the tuning runs' records. A run that
+               diverged counts as infinite; of equal values the smallest is taken
+    per        axes that have a choice each; None: all but replicates. What is not among them is pooled, but for
+               other replicate axes (teachers, splits), which keep their first value
+    widenings  a grid whose best value lies on its edge grows there by one value, as often as this
+    """
+
+    grid: Any
+    seeds: tuple[Scalar, ...] = (101,)
+    metric: str = "final_eval_loss"
+    per: tuple[str, ...] | None = None
+    widenings: int = 3
+
+
+def around(centre: float, count: int = 3, ratio: float = 10**0.5) -> tuple[float, ...]:
+    """Return `count` (odd) numbers in equal ratios around `centre`, to two digits: 3.2e-4, 1e-3, 3.2e-3."""
+    return tuple(two_digits(centre * ratio**step) for step in range(-(count // 2), count // 2 + 1))
+
+
+def two_digits(value: float) -> float:
+    """Return the number as one would write it: a value typed by hand is then the same number."""
+    return float(f"{value:.1e}")
+
+
+@dataclass(frozen=True)
 class Stage:
     """A trainable with its config and what it needs.
 
-    `inputs` maps each role of the trainable to the stage that fills it. A tuple of stages makes one run for
-    each of them; the alternative taken is then an axis of its own, named `STAGE.ROLE` (`evaluate.subject`).
+    `inputs` maps each role of the trainable to the stage that fills it, or to a `By` of stages. A tuple of stages
+    makes one run for each of them, and of whatever reads from those; the alternative taken is then an axis of its own,
+    named `STAGE.ROLE` (`evaluate.subject`).
     """
 
     trainable: str
     config: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    inputs: Mapping[str, str | tuple[str, ...] | By] = field(default_factory=dict)
     place: Place = field(default_factory=Place)
 
 
@@ -112,6 +150,22 @@ class Study:
     shape: Shape | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def replicate(self) -> str:
+        """The axis whose values are the paired replicates."""
+        return (self.comparison or Comparison()).replicate
+
+    @property
+    def compared_stage(self) -> str:
+        """The stage whose runs are compared: the arm's, or, where the arm is an axis of its own, the replicates'."""
+        comparison = self.comparison or Comparison()
+        stage, dot, _ = comparison.arm.partition(".")
+        return stage if dot else comparison.replicate.partition(".")[0]
+
+    def is_replicate(self, axis: str) -> bool:
+        """Say whether an axis repeats the comparison (seeds, teachers, splits) instead of varying it."""
+        return axis == self.replicate or setting_of(axis) in REPLICATE_SETTINGS
+
     def with_setting(self, stage: str, name: str, value: Any) -> Study:
         """Return the study with one setting of one stage replaced by a plain value."""
         config = {**self.stages[stage].config, name: value}
@@ -124,6 +178,15 @@ class Study:
     def with_axis(self, name: str, values: Sequence[Scalar]) -> Study:
         """Return the study with one axis replaced or added."""
         return replace(self, axes={**self.axes, name: tuple(values)})
+
+
+REPLICATE_SETTINGS = ("seed", "fold")
+"""Axes of settings with these names are replicates, of any stage."""
+
+
+def setting_of(axis: str) -> str:
+    """Return the name of the setting that an axis varies; of a free axis, its own."""
+    return axis.rpartition(".")[2]
 
 
 def repeats(count: int) -> tuple[Scalar, ...]:

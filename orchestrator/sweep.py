@@ -1,6 +1,7 @@
 """Run what a plan lacks: plan minus store, to a backend, into records; then the views.
 
-Resuming is running the same command again (contract C3): nothing here knows whether an earlier sweep was cut.
+Resuming is running the same command again (contract C3): nothing here knows whether an earlier sweep was cut. While
+a setting is being selected the plan is made again whenever a choice can be made, and what is new joins the sweep.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,13 @@ from cluster.base import Backend, Outcome
 from orchestrator.decisions import Action, Decision, changed_sources, decide
 from orchestrator.durable import is_full, no_space
 from orchestrator.errors import UserError
-from orchestrator.estimate import available_cpus, refuse_full_disk, with_costs
+from orchestrator.estimate import available_cpus, costed, critical_path_s, refuse_full_disk, seconds_by_stage
 from orchestrator.memory import disk, fit
+from orchestrator.outlook import blocked, expected_line, made
 from orchestrator.plan import Plan, Run
 from orchestrator.progress import Reporter, duration
 from orchestrator.signals import STOPPED_BY, listening
-from orchestrator.store import Store
+from orchestrator.store import FINAL, Store
 from trainables.base import InputError, Progress
 
 if TYPE_CHECKING:
@@ -51,14 +53,20 @@ def check(plan: Plan, store: Store, again: Collection[str] = ()) -> None:
 
 @dataclass
 class Sweep:
-    """One execution of a plan's missing runs; also the observer that the backend talks to."""
+    """One execution of a plan's missing runs; also the observer that the backend talks to.
+
+    `replan` plans again from the records there are by then.
+    """
 
     plan: Plan
     store: Store
     views: Views
     backend: Backend
+    replan: Callable[[], Plan]
     limits: fit.Limits = fit.UNKNOWN
-    missing: Sequence[Run] = ()
+    missing: list[Run] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    tuned: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
     reporter: Reporter | None = None
     has_begun: bool = False
@@ -66,28 +74,44 @@ class Sweep:
 
     def execute(self, decisions: Sequence[Decision]) -> int:
         """Run what is to be run; return the exit code."""
-        runs, _ = with_costs([item.run for item in decisions if item.action == "run"], self.store)
-        self.missing = runs
+        self.seconds = seconds_by_stage(self.store, set(self.plan.study.stages))
+        runs, expected = self._weighed([item.run for item in decisions if item.action == "run"])
+        self.missing, self.known = runs, {run.id for run in self.plan.runs}
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
-        self.reporter = Reporter(runs, available_cpus())
-        refuse_full_disk(self.store.root, disk.gib_of(fit.estimate(self.plan, runs, self.store), available_cpus()))
+        self.reporter = Reporter([*runs], available_cpus(), expected)
+        memory = fit.estimate(self.plan.outlook, [*runs, *expected], self.store)
+        refuse_full_disk(self.store.root, disk.gib_of(memory, available_cpus()))
         try:
             with listening(self._stop):
-                self.backend.check({run.stage: run.place for run in runs})
-                for run in runs:
-                    if self.store.artefact(run.id).exists():  # damaged, or without its record
-                        self.store.forget(run.id)
+                self.backend.check({run.stage: run.place for run in [*runs, *expected]})
+                self._make_room(runs)
                 self.backend.run(runs, self.store, self)
         finally:
             self.backend.close()
+            self._plan_again()
         return self.exit_code()
 
     def exit_code(self) -> int:
-        """Return 0 if all ran well, 1 if some failed, 128 + the signal's number if one stopped the sweep."""
+        """Return 0 if all ran well, 1 if some failed or never could start, 128 + the signal that stopped the sweep."""
         if self.stopped_by is not None:
             return STOPPED_BY[self.stopped_by]
         bad = [outcome for outcome in self.outcomes if outcome.status not in ("done", "diverged")]
-        return 1 if bad else 0
+        return 1 if bad or self.plan.expected else 0
+
+    def _weighed(self, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+        """Return the runs with their costs, and so what is expected; a tuning run has all that behind it."""
+        runs, expected = costed(runs, self.seconds), costed(self.plan.expected, self.seconds)
+        behind_s = critical_path_s(expected)
+        return [replace(run, behind_s=behind_s) if run.purpose == "tuning" else run for run in runs], expected
+
+    def _make_room(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            if self.store.artefact(run.id).exists():  # damaged, or without its record
+                self.store.forget(run.id)
+
+    def _plan_again(self) -> None:
+        if self.plan.selections:
+            self.plan = self.views.plan = self.replan()
 
     # -- the observer -----------------------------------------------------------------------------------
 
@@ -111,14 +135,39 @@ class Sweep:
         self.reporter.finished(outcome)
         self.outcomes.append(outcome)
         self.views.finished(outcome)
+        if outcome.run.purpose == "tuning" and outcome.status in FINAL:
+            self.tuned.add(outcome.run.id)
         if outcome.run.id in self.preparing:
             self.preparing.discard(outcome.run.id)
             if outcome.because.startswith(f"{InputError.__name__}: "):
                 raise UserError(outcome.because.removeprefix(f"{InputError.__name__}: "))
             if not self.preparing:
-                check(self.plan, self.store)
-                left = [run for run in self.missing if not self.store.is_finished(run.id)]
-                fit.refuse(fit.estimate(self.plan, left, self.store), self.limits)
+                ahead = self.plan.outlook
+                check(ahead, self.store)
+                left = [run for run in [*self.missing, *self.plan.expected] if not self.store.is_finished(run.id)]
+                fit.refuse(fit.estimate(ahead, left, self.store), self.limits)
+
+    def planned(self) -> list[Run]:
+        """Plan again if a choice can be made by now; return what is new and missing, checked as the others were."""
+        assert self.reporter is not None
+        if not any(item.waiting and self.tuned.issuperset(item.waiting) for item in self.plan.open):
+            return []
+        before = self.plan
+        self._plan_again()
+        for line in made(before.selections, self.plan.selections):
+            self.reporter.line(line)
+        new = [run for run in self.plan.runs if run.id not in self.known]
+        self.known |= {run.id for run in new}
+        sources = dict.fromkeys(source for run in new for source in run.inputs.values() if source in before)
+        part = Plan(self.plan.study, (*(before[source] for source in sources), *new))
+        decisions = {item.run.id: item for item in decide(part, self.store)}
+        check(part, self.store, damaged_among([*decisions.values()]))
+        runs, expected = self._weighed([run for run in new if decisions[run.id].action == "run"])
+        fit.refuse(fit.estimate(self.plan, runs, self.store), self.limits)
+        self._make_room(runs)
+        self.missing += runs
+        self.reporter.add(runs, expected)
+        return runs
 
     # -- signals ----------------------------------------------------------------------------------------
 
@@ -133,6 +182,7 @@ def run(
     plan: Plan,
     store: Store,
     *,
+    replan: Callable[[], Plan],
     views: Views,
     make_backend: Callable[[], Backend],
     command: str,
@@ -143,8 +193,9 @@ def run(
 ) -> int:
     """Execute what `plan` lacks in `store`, bring the views up to date, and return the exit code.
 
-    `forget` names runs to make again. Nothing is created, and no Ray is started, where nothing is missing. Raises
-    UserError for a run that cannot fit into the memory of its GPU or within `limits`.
+    `replan` plans again from the records there are by then; `forget` names runs to make again. Nothing is created, and
+    no Ray is started, where nothing is missing. Raises UserError for a run that cannot fit into the memory of its GPU
+    or within `limits`.
     """
     decisions = decide(plan, store)
     check(plan, store, damaged_among(decisions))
@@ -152,29 +203,39 @@ def run(
         if store.was_cut():
             with store.lock(command, wait=wait) as former:
                 leftovers.clear(store, former)
-        say(f"all {len(plan.runs)} runs are in {store.root}: nothing to execute")
+        for line in blocked(plan) or [f"all {len(plan.runs)} runs are in {store.root}: nothing to execute"]:
+            say(line)
         views.complete()
-        return 1 if any(item.action == "skipped" for item in decisions) else 0
-    memory = fit.estimate(plan, [item.run for item in decisions if item.action == "run"], store)
+        return 1 if plan.expected or any(item.action == "skipped" for item in decisions) else 0
+    missing = [item.run for item in decisions if item.action == "run"]
+    memory = fit.estimate(plan.outlook, [*missing, *plan.expected], store)
     fit.refuse(memory, limits)
     lock = store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}"))
     with space(store), lock as former:
         leftovers.clear(store, former)
         for run_id in forget:
             store.forget(run_id)
+        plan = views.plan = replan() if plan.selections else plan
         decisions = decide(plan, store)
         check(plan, store, damaged_among(decisions))
         notes = [f"memory: {warning}" for warning in fit.warnings(memory, limits)]
-        for line in [*summary(decisions), *damages(decisions), *changed_sources(plan, store), *notes]:
+        waiting = expected_line(plan, {item.run.id for item in decisions if item.action == "run"})
+        for line in [
+            *summary(decisions),
+            *filter(None, [waiting]),
+            *damages(decisions),
+            *changed_sources(plan, store),
+            *notes,
+        ]:
             say(line)
-        sweep = Sweep(plan, store, views, make_backend(), limits)
+        sweep = Sweep(plan, store, views, make_backend(), replan, limits)
         try:
             code = sweep.execute(decisions)
         finally:
             if sweep.has_begun or store.ids():  # a mistake found before leaves nothing behind
                 views.complete()
             leftovers.clear(store, former)
-    for line in failures(sweep.outcomes):
+    for line in [*failures(sweep.outcomes), *(blocked(sweep.plan) if sweep.stopped_by is None else [])]:
         say(line)
     return code
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from orchestrator.freshness import PENDING, read_marker, record_states, write_marker
 from orchestrator.plan import Plan, Run
 from orchestrator.store import Record, Store
-from orchestrator.study import Study
+from orchestrator.study import Study, setting_of
 from trainables.base import Progress
 
 if TYPE_CHECKING:
@@ -223,6 +223,7 @@ class _Experiment:
             "study": self.study.name,
             "scale": self.study.scale,
             "stage": run.stage,
+            "purpose": run.purpose,
             "arm": str(run.labels.get(arm, "")),
             "run_id": run.id,
             "status": "running",
@@ -352,7 +353,7 @@ class _Experiment:
 def clean_params(run: Run) -> dict[str, str]:
     """Return the run's settings and axis values as MLflow's params: plain values only, without hashes and gaps."""
     settings = {name: value for name, value in _flat(run.config.model_dump(mode="json")) if value not in (None, "")}
-    axes = {axis.partition(".")[2]: value for axis, value in run.labels.items()}
+    axes = {setting_of(axis): value for axis, value in run.labels.items()}
     kept = {name: value for name, value in {**axes, **settings}.items() if not NOISE.search(name)}
     return {name: str(value) for name, value in sorted(kept.items()) if len(str(value)) <= 250}
 

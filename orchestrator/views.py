@@ -70,11 +70,10 @@ class Views:
 
     def has_report(self) -> bool:
         """Say whether there is anything to compare yet: a study with a comparison and one of its runs finished."""
-        comparison = self.plan.study.comparison
-        if comparison is None:
+        if self.plan.study.comparison is None:
             return False
-        compared = self.plan.of_stage(comparison.arm.partition(".")[0])
-        return any(self.store.is_finished(run.id) for run in compared)
+        compared = self.plan.of_stage(self.plan.study.compared_stage)
+        return any(run.purpose == "verdict" and self.store.is_finished(run.id) for run in compared)
 
     def report(self) -> TerminalReport | None:
         """Return what ends a sweep on the terminal, or None while there is nothing to compare."""

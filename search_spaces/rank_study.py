@@ -1,7 +1,8 @@
 """Does a LoRA student learn better from the SVD of a teacher's change than from random, and at which rank?
 
-One teacher, one export and, for every rank, the same seeds with both inits. An arm keeps its own learning rate:
-the best rates of the two arms lie more than ten times apart, and a comparison at one shared rate says nothing.
+One teacher, one export and, for every rank, the same seeds with both inits. Each arm chooses its own learning rate at
+each rank, by validation loss on seeds that no verdict uses: the best rates of the two arms lie more than ten times
+apart, and a comparison at one shared rate says nothing.
 """
 
 from __future__ import annotations
@@ -24,5 +25,5 @@ def build(scale: Scale) -> Study:
         comparison=Comparison(baseline="random", target_margin=scale.target_margin),
         scale=scale.name,
         shape=scale.shape,
-        notes=(f"learning rates: {scale.learning_rates_from}",),
+        notes=(f"learning-rate grids lie around rates {scale.learning_rates_from}",),
     )

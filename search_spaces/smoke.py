@@ -9,7 +9,7 @@ DEFAULT_SCALE = "tiny"
 
 
 def build(scale: Scale) -> Study:
-    """Return the smallest study with every kind of run: two ranks, two inits, two seeds."""
+    """Return the smallest study with every kind of run: two ranks, two inits, two seeds; grids that do not grow."""
     return Study(
         name="smoke",
         description=str(__doc__).splitlines()[0],
@@ -22,4 +22,4 @@ def build(scale: Scale) -> Study:
         comparison=Comparison(baseline="random", target_margin=scale.target_margin),
         scale=scale.name,
         shape=scale.shape,
-    )
+    ).with_setting("student", "learning_rate", scale.selected_rate(widenings=0))

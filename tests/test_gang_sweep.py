@@ -18,7 +18,16 @@ from orchestrator.__main__ import main
 from orchestrator.store import Record, Store
 
 ROOT = Path(__file__).parents[1]
-SWEEP = ["sweep", "smoke", "--set", "teacher.steps=12", "--set", "student.steps=6"]
+SWEEP = [
+    "sweep",
+    "smoke",
+    "--set",
+    "teacher.steps=12",
+    "--set",
+    "student.steps=6",
+    "--set",
+    "student.learning_rate=3e-3",
+]
 SWEEP += ["--axis", "student.rank=4", "--axis", "student.seed=1", "--axis", "student.init=svd"]
 GANGS = ["--place", "teacher.workers=2", "--place", "teacher.zero_stage=3", "--place", "student.workers=2"]
 LOSSES = ("loss", "eval_loss", "grad_norm", "eval_token_accuracy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,18 +99,28 @@ def views_folder(options: argparse.Namespace, store: Store) -> Path:
 
 
 def make_plan(options: argparse.Namespace, store: Store) -> Plan:
-    """Return the plan of the study that the options describe."""
+    """Return the plan of the study that the options describe, as the store's records have it."""
+    return make_planning(options, store)()
+
+
+def make_planning(options: argparse.Namespace, store: Store) -> Callable[[], Plan]:
+    """Return what plans the study that the options describe, again and again while records come in."""
     from orchestrator.fingerprints import FilePlanner
-    from orchestrator.plan import expand
+    from orchestrator.plan import Planning
     from orchestrator.studies import Changes, load
 
     changes = Changes(
         tuple(options.settings), tuple(options.axes), tuple(options.places), options.teacher, options.scale
     )
     planner = FilePlanner(store)
-    plan = expand(load(options.study, changes), planner)
-    planner.save()
-    return plan.until(options.until) if options.until else plan
+    planning = Planning(load(options.study, changes), planner, until=options.until)
+
+    def plan() -> Plan:
+        made = planning(store.record)
+        planner.save()
+        return made
+
+    return plan
 
 
 def console(*, stderr: bool = False) -> Console:

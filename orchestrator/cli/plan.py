@@ -6,6 +6,7 @@ Also whether the design can conclude. Exit code 2 if a run cannot fit the memory
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.decisions import Decision
     from orchestrator.estimate import Estimate
     from orchestrator.plan import Run
+    from orchestrator.selection import Selection
 
 SHOWN = 12
 """Runs of a stage that are listed one by one; more of them only with --all."""
@@ -47,24 +49,34 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.cli.needs import Needs, limits_of
     from orchestrator.decisions import changed_sources, decide
     from orchestrator.estimate import available_cpus, estimate
+    from orchestrator.outlook import expected_line
     from orchestrator.sweep import check, damaged_among
 
     store = open_store(options)
     plan = make_plan(options, store)
     decisions = decide(plan, store)
-    check(plan, store, damaged_among(decisions))
+    check(plan.outlook, store, damaged_among(decisions))
     missing = [item.run for item in decisions if item.action == "run"]
-    cost = estimate(missing, store, cpus=available_cpus())
+    ahead = [*missing, *plan.expected]
+    cost = estimate(ahead, store, cpus=available_cpus())
     limits = limits_of(plan, cpus=available_cpus(), oversubscribe=options.oversubscribe)
-    needs = Needs.of(plan, missing, store, limits)
+    needs = Needs.of(plan.outlook, ahead, store, limits)
     advice = advise(plan)
     if options.json:
         print_json(
             {
                 "runs": [
-                    {"id": item.run.id, "name": item.run.name, "action": item.action, "reason": item.reason}
+                    {
+                        "id": item.run.id,
+                        "name": item.run.name,
+                        "purpose": item.run.purpose,
+                        "action": item.action,
+                        "reason": item.reason,
+                    }
                     for item in decisions
                 ],
+                "expected": Counter(run.stage for run in plan.expected),
+                "selections": [_as_json(item) for item in plan.selections],
                 "seconds": cost.seconds,
                 "core_seconds": cost.core_seconds,
                 "disk_gib": needs.disk_gib,
@@ -78,9 +90,12 @@ def execute(options: argparse.Namespace) -> int:
     out.print(f"[bold]{plan.study.name}[/bold] at scale {plan.study.scale}: {plan.study.description}\n")
     _print_decisions(decisions, everything=options.all)
     needs.print(out)
-    count = len(missing)
-    if count:
-        out.print(f"\n{count} runs: {_time(cost, missing)}, {_disk(needs)}")
+    if len(plan.open) < len(plan.selections):
+        out.print("\n" + "\n".join(map(str, plan.selections)))
+    if plan.expected:
+        out.print(f"\n{expected_line(plan, {run.id for run in missing})}")
+    if ahead:
+        out.print(f"\n{len(ahead)} runs: {_time(cost, ahead)}, {_disk(needs)}")
     else:
         out.print(f"\nall {len(decisions)} runs are in {store.root}")
     for item in [*advice]:
@@ -102,6 +117,16 @@ def _time(cost: Estimate, missing: Sequence[Run]) -> str:
         return "how long they take is known once one of each stage has run"
     basis = "from earlier runs" if cost.from_records else "a rough guess: nothing has run yet"
     return f"about {duration(cost.seconds)} on {available_cpus()} CPUs ({basis})"
+
+
+def _as_json(item: Selection) -> dict[str, Any]:
+    """Return a selection for a program; the mean loss of a value that diverged is infinite, written null as unknown."""
+    tried = [
+        {"value": one.value, "runs": one.runs, "loss": one.mean if one.mean != float("inf") else None}
+        for one in item.tried
+    ]
+    name = f"{item.stage}.{item.setting}"
+    return {"setting": name, "of": dict(item.labels), "state": item.state, "value": item.value, "tried": tried}
 
 
 def _disk(needs: Needs) -> str:

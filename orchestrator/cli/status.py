@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from orchestrator.live import Live
     from orchestrator.store import Store
 
+EXPECTED = "once tuned"
+"""Runs that wait for a selection."""
+
 
 def add(verbs: Any) -> None:
     """Add the verb."""
@@ -56,13 +59,17 @@ def execute(options: argparse.Namespace) -> int:
 def _counts(options: argparse.Namespace, store: Store) -> dict[str, dict[str, int]]:
     """Return, per stage, how many runs have each status; with a study also those that are still to run."""
     known = [*store.ids(), *store.failed_ids()]
-    ids = [run.id for run in make_plan(options, store).runs] if options.study else known
+    plan = make_plan(options, store) if options.study else None
+    ids = known if plan is None else [run.id for run in plan.runs]
     records = store.records(ids)
     counts: dict[str, dict[str, int]] = {}
     for run_id in ids:
         of_stage = counts.setdefault(run_id.rpartition("-")[0], {})
         status = str(records[run_id].status) if run_id in records else "to run"
         of_stage[status] = of_stage.get(status, 0) + 1
+    for run in () if plan is None else plan.expected:
+        of_stage = counts.setdefault(run.stage, {})
+        of_stage[EXPECTED] = of_stage.get(EXPECTED, 0) + 1
     return counts
 
 

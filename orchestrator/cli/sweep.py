@@ -13,7 +13,7 @@ from orchestrator.cli.options import (
     add_store,
     add_study,
     console,
-    make_plan,
+    make_planning,
     open_store,
     views_folder,
 )
@@ -60,12 +60,14 @@ def execute(options: argparse.Namespace) -> int:
 
     begun = time.monotonic()
     store = open_store(options)
-    plan = make_plan(options, store)
+    replan = make_planning(options, store)
+    plan = replan()
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
     views = Views(plan, store, views_folder(options, store), command)
     code = sweep.run(
         plan,
         store,
+        replan=replan,
         views=views,
         make_backend=lambda: make_backend(options),
         command=command,

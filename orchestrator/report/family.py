@@ -59,8 +59,9 @@ class Family:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The rows of the compared stage."""
-        return self.table[self.table["stage"] == arm_stage(self.study)]
+        """The rows of the compared stage, without the runs that only chose a setting."""
+        is_compared = self.table["stage"] == arm_stage(self.study)
+        return self.table[is_compared & (self.table["purpose"] == "verdict")]
 
     @cached_property
     def arms(self) -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from orchestrator import statistics
 from orchestrator.plan import Plan
-from orchestrator.report import style
+from orchestrator.report import selection_figure, style
 from orchestrator.report.family import Family
 from orchestrator.report.summary import Line, Summary
 from orchestrator.results import write_csv
@@ -297,7 +297,14 @@ def _runs(counts: pd.Series[Any], noun: str = "run") -> str:
     return f"{shown} {noun}{'' if high == 1 else 's'}"
 
 
+def selection(material: Material) -> Drawn | None:
+    """Which rate did each arm choose? See `selection_figure`."""
+    drawn = selection_figure.draw(material.plan, material.arms)
+    return None if drawn is None else Drawn(*drawn)
+
+
 FIGURES: Mapping[str, Draw] = {
+    "selection": selection,
     "loss_curves": loss_curves,
     "outcome_by_rank": outcome_by_rank,
     "differences": differences,

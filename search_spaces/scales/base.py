@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.study import Axis, By, Computed, Stage
+from orchestrator.study import Axis, By, Computed, Selected, Stage, around
 from trainables.base import InputError, Place
 from trainables.base_models.shape import Shape
 
@@ -21,8 +21,9 @@ def export_rank(rank: int) -> int:
 class Scale:
     """One named size. The mappings are settings of the stages of the same names.
 
-    `learning_rates` gives each arm the rates it was tuned at, by rank, and `learning_rates_from` says how;
-    `shape` is the base model's, known before it is fetched; `places` says where the stages run.
+    `learning_rates` gives each arm the rate that its grid lies around, by rank, and `learning_rates_from` says whence;
+    `tuning_seeds` are those that choose among the rates, and no verdict's. `shape` is the base model's, known before
+    it is fetched; `places` says where the stages run.
     """
 
     name: str
@@ -39,12 +40,12 @@ class Scale:
     seeds: int
     target_margin: float
     shape: Shape
+    tuning_seeds: tuple[int, ...] = (101,)
     places: Mapping[str, Place] = field(default_factory=dict)
 
     def stages(self) -> dict[str, Stage]:
-        """Return the six stages from base model to evaluation, each arm with its own learning rate."""
+        """Return the six stages from base model to evaluation; each arm's learning rate is selected, by rank."""
         reads = {"base_model": "base_model", "dataset": "dataset"}
-        learning_rate = Computed(self.learning_rate, "student.init", "student.rank")
         subjects = ("base_model", "teacher", "svd_export", "student")
         truncation = By("evaluate.subject", svd_export=Axis("student.rank"), otherwise=None)
         return {
@@ -58,14 +59,14 @@ class Scale:
             ),
             "student": self._stage(
                 "student",
-                {**self.training, **self.student, "learning_rate": learning_rate},
+                {**self.training, **self.student, "learning_rate": self.selected_rate()},
                 {**reads, "svd_export": "svd_export"},
             ),
             "evaluate": self._stage("evaluate", {**self.evaluate, "rank": truncation}, {**reads, "subject": subjects}),
         }
 
     def learning_rate(self, init: str, rank: int) -> float:
-        """Return the rate of an arm at a rank: the one tuned at the nearest rank, in octaves."""
+        """Return the rate that an arm's grid lies around at a rank: that of the nearest rank, in octaves."""
         if init not in self.learning_rates:
             known = ", ".join(self.learning_rates)
             raise InputError(
@@ -74,6 +75,15 @@ class Scale:
             )
         tuned = self.learning_rates[init]
         return tuned[min(tuned, key=lambda other: abs(math.log2(other / rank)))]
+
+    def selected_rate(self, *, widenings: int = 3) -> Selected:
+        """Return the students' learning rate: selected for every arm and rank from a grid of its own."""
+        grid = Computed(self.grid, "student.init", "student.rank")
+        return Selected(grid, seeds=self.tuning_seeds, widenings=widenings)
+
+    def grid(self, init: str, rank: int) -> tuple[float, ...]:
+        """Return the rates that an arm at a rank chooses among: half decades, alike for all arms."""
+        return around(self.learning_rate(init, rank))
 
     def _stage(self, name: str, config: Mapping[str, Any], inputs: Mapping[str, Any] | None = None) -> Stage:
         return Stage(name, config, inputs or {}, self.places.get(name, Place()))

@@ -19,13 +19,17 @@ MakeBackend = Callable[[], Backend]
 
 @dataclass
 class Memory:
-    """An observer that remembers; `hook` is called after each event with its kind and the run's id."""
+    """An observer that remembers; `hook` is called after each event with its kind and the run's id.
+
+    `later` are runs that it comes to plan once another has ended, by that one's id.
+    """
 
     events: list[tuple[str, str]] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     steps: dict[str, list[Progress]] = field(default_factory=dict)
     attempts: dict[str, list[int]] = field(default_factory=dict)
     hook: Callable[[str, str], None] = lambda kind, run_id: None
+    later: dict[str, list[Run]] = field(default_factory=dict)
 
     def started(self, run: Run, attempt: int, host: str) -> None:
         self.attempts.setdefault(run.id, []).append(attempt)
@@ -40,6 +44,9 @@ class Memory:
         assert outcome.run.id not in self.outcomes, "an end is told once"
         self.outcomes[outcome.run.id] = outcome
         self._remember("finished", outcome.run.id)
+
+    def planned(self) -> list[Run]:
+        return [run for ended in [*self.later] if ended in self.outcomes for run in self.later.pop(ended)]
 
     def _remember(self, kind: str, run_id: str) -> None:
         self.events.append((kind, run_id))

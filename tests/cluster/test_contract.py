@@ -269,3 +269,22 @@ def test_ready_runs_start_by_their_longest_remaining_path(make_backend: MakeBack
     make_backend().run([short, head, middle, tail], store, memory)
     order = [run_id for kind, run_id in memory.events if kind == "started"]
     assert order == [run.id for run in (head, tail, middle, short)]
+
+
+def test_runs_that_are_planned_while_the_sweep_runs_join_it(
+    make_backend: MakeBackend, store: Store, ledger: str
+) -> None:
+    base, failing = make_run("noop", stage="base", ledger=ledger), make_run("fail", stage="teacher")
+    first = make_run("noop", base, seed=1, ledger=ledger)
+    more = make_run("noop", base, first, seed=2, ledger=ledger)
+    after = make_run("noop", more, stage="evaluate", ledger=ledger)
+    lost = make_run("noop", failing, seed=3, reads=1, ledger=ledger)
+    lost_too = make_run("noop", lost, seed=4, reads=1, stage="evaluate", ledger=ledger)
+    last = make_run("noop", after, seed=5, ledger=ledger)
+    memory = Memory(later={first.id: [more, after], failing.id: [lost, lost_too], after.id: [last]})
+    make_backend().run([base, failing, first], store, memory)
+    assert memory.statuses([base, first, more, after, last]) == ["done"] * 5
+    assert memory.index("finished", more) < memory.index("started", after)
+    assert memory.statuses([failing, lost, lost_too]) == ["failed", "skipped", "skipped"]
+    assert memory.outcomes[lost_too.id].because == f"needs {failing.id}, which failed"
+    assert executions(ledger) == dict.fromkeys([run.id for run in (base, first, more, after, last)], 1)

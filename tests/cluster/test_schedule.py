@@ -90,6 +90,30 @@ def test_the_longest_remaining_path_goes_first() -> None:
     assert list(simulation.begun) == ["head", "tail", "other", "alone"]
 
 
+def test_tasks_may_be_added_and_weigh_on_those_that_wait() -> None:
+    simulation = Simulation([gpus("first", 4, 5), gpus("second", 4, 3), gpus("third", 4, 4)])
+    assert simulation.start_all() == ["first"]
+    simulation.schedule.add([gpus("behind", 4, 2, "first", "second"), gpus("alone", 4, 4.5)])
+    while simulation.ending:
+        simulation.end_one()
+        simulation.start_all()
+    assert list(simulation.begun) == ["first", "second", "alone", "third", "behind"]
+
+
+def test_a_task_that_others_will_be_planned_behind_goes_first() -> None:
+    waits = Task("tuning", (), Demand({"GPU": 4}), 1.0, behind_s=9.0)
+    simulation = Simulation([gpus("long", 4, 8), waits])
+    simulation.run()
+    assert list(simulation.begun) == ["tuning", "long"]
+
+
+def test_what_is_added_after_all_it_needs_has_ended_is_ready_at_once() -> None:
+    simulation = Simulation([gpus("first", 4)])
+    simulation.run()
+    simulation.schedule.add([gpus("next", 4, 1, "first")])
+    assert simulation.start_all() == ["next"]
+
+
 def test_what_does_not_fit_now_is_not_offered_but_what_fits_beside_it_is() -> None:
     simulation = Simulation([gpus("a", 3, 9), gpus("b", 2, 8), gpus("c", 1, 2)])
     assert simulation.start_all() == ["a", "c"]

@@ -97,6 +97,29 @@ def test_random_students_train_while_the_teacher_still_runs(store: Store) -> Non
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_runs_join_the_one_experiment_while_it_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster import tune
+
+    experiments: list[str] = []
+    start = tune.tune.run
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        experiments.append(options["name"])
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(tune.tune, "run", counted)
+    tuning = [make_run("sleep", seed=seed, seconds=0.05) for seed in range(2)]
+    waits: dict[str, Any] = {"folder": str(store.artefacts), "awaits": "student-*/record.json", "awaited": 4}
+    teacher = make_run("sleep", stage="teacher", **waits)
+    chosen = [make_run("sleep", seed=seed, seconds=0.05) for seed in (8, 9)]
+    memory = Memory(later={tuning[1].id: chosen})
+    tune.TuneBackend().run([teacher, *tuning], store, memory)
+    assert memory.statuses([teacher, *tuning, *chosen]) == ["done"] * 5
+    assert max(memory.index("finished", run) for run in chosen) < memory.index("finished", teacher)
+    assert experiments == ["sweep"]
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_what_no_node_can_hold_is_refused_before_anything_starts(store: Store, ledger: str) -> None:
     runs = [make_run("noop", ledger=ledger), make_run("noop", stage="teacher", place=Place(gpus=8))]
     with pytest.raises(InfeasibleError, match=r"^teacher asks for 8 GPUs, 1 CPU; the largest node has 4 GPUs, 2 CPUs"):

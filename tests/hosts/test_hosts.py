@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(bool(machines.missing()), reason=machines.missing() or "never"),
 ]
 
-SIZE = ["--set", "teacher.steps=300", "--set", "student.steps=60"]
+SIZE = ["--set", "teacher.steps=300", "--set", "student.steps=60", "--set", "student.learning_rate=3e-3"]
 SIZE += ["--axis", "student.rank=4", "--axis", "student.seed=1"]
 CADENCE = ["--place", "teacher.checkpoint_every=10", "--place", "student.checkpoint_every=5"]
 GANG = ["--place", "teacher.workers=2", "--place", "teacher.strategy=STRICT_SPREAD", "--until", "teacher"]

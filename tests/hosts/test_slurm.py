@@ -33,7 +33,16 @@ os.replace(note + ".tmp", note)
 sys.exit(subprocess.call(task))
 """
 SCONTROL = '#!/bin/sh\necho "$@" >>"$NOTES/scontrol"\n'
-SWEEP = ["sweep", "smoke", "--axis", "student.rank=4", "--axis", "student.seed=1"]
+SWEEP = [
+    "sweep",
+    "smoke",
+    "--axis",
+    "student.rank=4",
+    "--axis",
+    "student.seed=1",
+    "--set",
+    "student.learning_rate=3e-3",
+]
 LONG = ["--set", "teacher.steps=400", "--place", "teacher.checkpoint_every=100000"]
 
 

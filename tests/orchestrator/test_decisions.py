@@ -27,9 +27,15 @@ class Silent:
     def finished(self, outcome):
         self.outcomes.append(outcome)
 
+    def planned(self):
+        return []
+
 
 SMALL = {
-    "settings": ("teacher.steps=3", "student.steps=3", "dataset.items=60", "dataset.validation=5", "dataset.test=5"),
+    "settings": (
+        *("teacher.steps=3", "student.steps=3", "student.learning_rate=1e-3"),
+        *("dataset.items=60", "dataset.validation=5", "dataset.test=5"),
+    ),
     "axes": ("student.rank=2,4", "student.seed=1"),
 }
 

@@ -1,0 +1,46 @@
+"""What a plan cannot name yet, in words: how many runs wait for which tuning runs, and what blocks a selection."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+from orchestrator.plan import Plan
+from orchestrator.selection import Selection
+
+
+def expected_line(plan: Plan, missing: Collection[str]) -> str:
+    """Return how many runs wait for which selection, and how many tuning runs of `missing` come first; "" if none."""
+    if not plan.expected:
+        return ""
+    counts = Counter(run.stage for run in plan.expected if run.purpose == "verdict")
+    runs = " and ".join(f"{count} {stage}" for stage, count in counts.items())
+    settings = " and ".join(dict.fromkeys(f"{item.stage}.{item.setting}" for item in plan.open))
+    first = sum(run in missing for item in plan.open for run in item.waiting)
+    tuning = f"{first} tuning run{'' if first == 1 else 's'} first, more if a best lies on an edge"
+    return f"{runs} run{'' if sum(counts.values()) == 1 else 's'} once {settings} is selected: {tuning}"
+
+
+def blocked(plan: Plan, running: Collection[str] = ()) -> list[str]:
+    """Return a line per selection that nothing in `running` can still make: its tuning runs ended badly."""
+    return [_why(item) for item in plan.open if not set(item.waiting) & set(running)]
+
+
+def _why(item: Selection) -> str:
+    if item.state == "blocked":
+        return str(item)
+    bad = f"{len(item.failed)} of its tuning runs failed, first {item.failed[0]}" if item.failed else ""
+    bad = bad or f"{len(item.waiting)} of its tuning runs cannot start"
+    return f"{item.stage}.{item.setting}{f' of {item.where}' if item.where else ''} is not selected: {bad}"
+
+
+def made(before: Iterable[Selection], after: Iterable[Selection]) -> list[str]:
+    """Return a line per selection that was made between two plans, or whose grid has grown."""
+    known = {str(item) for item in before}
+    grown = {(item.where, item.setting, len(item.tried)) for item in before}
+    return [
+        f"{item}; the grid grows" if item.value is None else str(item)
+        for item in after
+        if (item.value is not None and str(item) not in known)
+        or (item.state == "open" and (item.where, item.setting, len(item.tried)) not in grown)
+    ]
