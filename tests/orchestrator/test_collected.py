@@ -87,7 +87,7 @@ def test_an_axis_or_stage_that_is_not_there_is_named() -> None:
     with pytest.raises(UnknownName, match=r"member collects runs over 'member.sed', which is no axis.*Did you mean"):
         planned(study(over="member.sed"))
     teacher = Stage("lora_mean", {}, {"base_model": "base_model", "member": Collected("membr", "member.seed")})
-    with pytest.raises(UserError, match="teacher reads from 'membr', which is no stage. Did you mean 'member'"):
+    with pytest.raises(UserError, match=r"teacher reads from 'membr', which is no stage\. Did you mean 'member'"):
         planned(study().with_stage("teacher", teacher))
 
 
