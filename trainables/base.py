@@ -140,7 +140,8 @@ class Trainable:
     """A stage's function with its name, version and config type.
 
     run       generator; yields `Progress`, returns the final metrics; raises `Diverged`, `Stopped`, `InputError`
-    roles     the inputs it can read; `needs(config)` says which of them this config does read
+    roles     the inputs it can read; `needs(config)` says which of them this config does read. A role that a study
+              fills with several runs reaches `Context.inputs` as ROLE_1, ROLE_2, ...
     pin       replaces what a name points at now (a file, a hub revision, `auto`) by its content or value; pure
               but for looking; raises `InputError`
     check     raises `InputError` for what can be known before anything trains; is given the folders of those
