@@ -165,7 +165,7 @@ def make_provenance(run: Run, attempt: int, started: float, seconds: float, host
         host=host,
         device=device,
         place=run.place.model_dump(mode="json"),
-        source=run.find_trainable().source_digest(),
+        source=run.find_trainable().source_digest(run.config),
         git=git_state(),
         packages=package_versions(),
     )

@@ -67,7 +67,7 @@ def changed_sources(plan: Plan, store: Store) -> list[str]:
     versions = {}
     for run in plan.runs:
         record = store.record(run.id)
-        if record is not None and record.provenance.source not in ("", run.find_trainable().source_digest()):
+        if record is not None and record.provenance.source not in ("", run.find_trainable().source_digest(run.config)):
             counts[run.trainable] += 1
             versions[run.trainable] = run.version
     return [

@@ -16,7 +16,7 @@ import trainables
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.identity import run_id
 from orchestrator.selection import Selection, written
-from orchestrator.study import Axis, Point, Selected, Stage, Study, setting_of
+from orchestrator.study import Axis, Collected, Point, Selected, Stage, Study, setting_of
 from orchestrator.tuning import Choices, Records
 from orchestrator.values import Reads, Wiring, source_at, sources, validated, value_at
 from trainables.base import Config, Place, Planner, Scalar, Trainable
@@ -210,10 +210,17 @@ class _Expansion:
         inputs: dict[str, str] = {}
         labels: dict[str, Any] = {}
         for role in trainable.needed_roles(config):
-            source = seen[self.wiring.key(source_at(name, stage, role, read), point)]
-            inputs[role] = source.id
-            labels |= self.labels[source.id]
-            is_open = is_open or source.id in self.open
+            source = source_at(name, stage, role, read)
+            if isinstance(source, Collected):
+                filled = self.collected(role, source, point, purpose)
+            else:
+                filled = {role: seen[self.wiring.key(source, point)]}
+            for part, run in filled.items():
+                inputs[part] = run.id
+                labels |= {
+                    axis: value for axis, value in self.labels[run.id].items() if not _is_collected(source, axis)
+                }
+                is_open = is_open or run.id in self.open
         labels |= {axis: point[axis] for axis in read.axes}
         labels = {axis: labels[axis] for axis in point if axis in labels}
         identity = self.identify(name, trainable, config, inputs)
@@ -227,6 +234,16 @@ class _Expansion:
             self.runs[identity] = replace(self.runs[identity], purpose=purpose)
         self.open -= set() if is_open else {identity}
         return self.runs[identity]
+
+    def collected(self, role: str, source: Collected, point: Point, purpose: Purpose) -> dict[str, Run]:
+        """Return the runs of a stage along an axis, by the roles that they fill."""
+        if source.over not in self.study.axes:
+            raise UnknownName(
+                f"{role} collects runs over {source.over!r}, which is no axis", self.study.axes, source.over, "Axes"
+            )
+        stages = self.wiring.needed(source.stage)
+        values = enumerate(self.study.axes[source.over], 1)
+        return {f"{role}_{index}": self.walk({**point, source.over: value}, stages, purpose) for index, value in values}
 
     def config(self, name: str, stage: Stage, trainable: Trainable, point: Reads) -> tuple[Config, bool]:
         """Return the typed and pinned config of one stage at one point, and whether it waits for a selection."""
@@ -256,6 +273,11 @@ class _Expansion:
     def tuning(self, name: str, point: Point) -> Run:
         """Return the tuning run of a stage at one point; its inputs become runs of the plan with it."""
         return self.walk(point, self.wiring.needed(name), "tuning")
+
+
+def _is_collected(source: str | Collected, axis: str) -> bool:
+    """Say whether an axis is the one along which a source is collected, so that the label of one run means nothing."""
+    return isinstance(source, Collected) and source.over == axis
 
 
 def _own(stage: str, axis: str) -> str:

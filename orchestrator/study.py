@@ -96,17 +96,31 @@ def two_digits(value: float) -> float:
 
 
 @dataclass(frozen=True)
+class Collected:
+    """All runs of a stage along one axis, as the inputs ROLE_1, ROLE_2, ... of one run, in the order of the values.
+
+        Stage("lora_mean", inputs={"base_model": "base_model", "member": Collected("member", over="member.seed")})
+
+    The run that collects them is one run, and neither it nor what reads from it follows that axis.
+    """
+
+    stage: str
+    over: str
+
+
+@dataclass(frozen=True)
 class Stage:
     """A trainable with its config and what it needs.
 
-    `inputs` maps each role of the trainable to the stage that fills it, or to a `By` of stages. A tuple of stages
+    `inputs` maps each role of the trainable to the stage that fills it, to a `By` of stages, or to all runs of a stage
+    along an axis (`Collected`). A tuple of stages
     makes one run for each of them, and of whatever reads from those; the alternative taken is then an axis of its own,
     named `STAGE.ROLE` (`evaluate.subject`).
     """
 
     trainable: str
     config: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, str | tuple[str, ...] | By] = field(default_factory=dict)
+    inputs: Mapping[str, str | tuple[str, ...] | By | Collected] = field(default_factory=dict)
     place: Place = field(default_factory=Place)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.errors import UnknownName, UserError
-from orchestrator.study import Axis, By, Computed, Point, Stage, Study
+from orchestrator.study import Axis, By, Collected, Computed, Point, Stage, Study
 from trainables.base import Config, Trainable
 
 
@@ -111,8 +111,8 @@ class Wiring:
         return [other for other in self.order if other in keep]
 
 
-def source_at(name: str, stage: Stage, role: str, point: Point) -> str:
-    """Return the stage that fills a role at a point; raises UserError where the study gives none."""
+def source_at(name: str, stage: Stage, role: str, point: Point) -> str | Collected:
+    """Return the stage that fills a role at a point, or what is collected; UserError where the study gives none."""
     source = stage.inputs.get(role)
     try:
         chosen = point[f"{name}.{role}"] if isinstance(source, tuple) else value_at(source, point, f"{name}.{role}")
@@ -120,7 +120,7 @@ def source_at(name: str, stage: Stage, role: str, point: Point) -> str:
         raise UserError(f"{error.message}; name its stage in the study") from None
     if chosen is None:
         raise UserError(f"{name} needs an input {role!r} and the study gives it none")
-    return str(chosen)
+    return chosen if isinstance(chosen, Collected) else str(chosen)
 
 
 def sources(stage: Stage) -> set[str]:
@@ -134,6 +134,8 @@ def _named(value: Any) -> Iterator[str]:
             if isinstance(chosen, tuple):
                 raise UserError(f"an input that depends on {value.axis} is one stage for each value, not {chosen}")
             yield from _named(chosen)
+    elif isinstance(value, Collected):
+        yield value.stage
     elif isinstance(value, tuple):
         yield from value
     elif value is not None:

@@ -131,18 +131,24 @@ def _no_cost(config: Any) -> float:
     return 1.0
 
 
+def _no_further_sources(config: Any) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Trainable:
     """A stage's function with its name, version and config type.
 
     run       generator; yields `Progress`, returns the final metrics; raises `Diverged`, `Stopped`, `InputError`
-    roles     the inputs it can read; `needs(config)` says which of them this config does read
+    roles     the inputs it can read; `needs(config)` says which of them this config does read. A role that a study
+              fills with several runs reaches `Context.inputs` as ROLE_1, ROLE_2, ...
     pin       replaces what a name points at now (a file, a hub revision, `auto`) by its content or value; pure
               but for looking; raises `InputError`
     check     raises `InputError` for what can be known before anything trains; is given the folders of those
               inputs that exist already, so it is called at planning and again once the inputs are there
     cost_s    a rough guess of core-seconds, used until there are records to learn from
     sources   files and folders below trainables/ that decide the result beside the trainable's own module
+    own_sources  those that decide it under this config only: the one plug-in that it names, say
     prepares  true for what must be there before any training is worth starting (base model, data)
     """
 
@@ -156,18 +162,19 @@ class Trainable:
     check: Callable[[Any, Mapping[str, Path]], None] = _check_nothing
     cost_s: Callable[[Any], float] = _no_cost
     sources: tuple[str, ...] = ()
+    own_sources: Callable[[Any], tuple[str, ...]] = _no_further_sources
     prepares: bool = False
 
     def needed_roles(self, config: Config) -> tuple[str, ...]:
         """Return the roles that a run with this config reads."""
         return self.roles if self.needs is None else self.needs(config)
 
-    def source_digest(self) -> str:
+    def source_digest(self, config: Config) -> str:
         """Return a digest of the source that decides the result; `plan` warns when it changed unversioned."""
         root = Path(__file__).parent
         own = self.run.__code__.co_filename
         files = {Path(own)}
-        for source in self.sources:
+        for source in (*self.sources, *self.own_sources(config)):
             path = root / source
             files |= set(path.rglob("*.py")) if path.is_dir() else {path}
         digest = hashlib.sha256()

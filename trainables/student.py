@@ -31,7 +31,7 @@ HEAD = "lm_head"
 class StudentConfig(TrainingConfig):
     """A training run and its adapter, in PEFT's terms."""
 
-    steps: int = Field(30, ge=1, description="optimiser steps")
+    steps: int = Field(30, ge=0, description="optimiser steps; 0: the start itself is saved and tested")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule; each init has its own best value")
     init: str = Field("random", description="how the adapter starts: a file of trainables/inits")
     rank: int = Field(16, ge=1, description="rank of every update B A")
@@ -197,5 +197,6 @@ TRAINABLE = Trainable(
     pin=pin_precision,
     check=check,
     cost_s=cost_s,
-    sources=("training", "inits", "linalg/factors.py"),
+    sources=("training", "inits/__init__.py", "inits/parts", "linalg/factors.py", "linalg/adapter_factors.py"),
+    own_sources=lambda config: (f"inits/{config.init}.py",),
 )

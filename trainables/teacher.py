@@ -1,5 +1,7 @@
 """The teacher: the base model, fine-tuned with all its weights, or with those of its linear layers only.
 
+The base may be another teacher's artefact, which is trained on from its weights, with a new optimiser and schedule.
+
 It is saved in fp32 whatever the precision it was trained in: rounded to bf16, most weights come back unchanged
 and the rounding noise outweighs what training changed, so that factors of the change would be factors of noise.
 """
@@ -7,7 +9,7 @@ and the rounding noise outweighs what training changed, so that factors of the c
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from trainables.training.loop import Trained
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
-NOT_COPIED = ("record.json", "history.csv", "log.txt", "config.json", "generation_config.json")
+NOT_COPIED = ("record.json", "history.csv", "log.txt", "training.json", "config.json", "generation_config.json")
 
 
 class TeacherConfig(TrainingConfig):
@@ -85,16 +87,25 @@ def save_model(model: Any, engine: Engine, base: Path, folder: Path) -> None:
 
     All workers give their pieces of the weights, and the first one writes.
     """
+    weights = engine.all_weights()
+    if engine.workers.is_first:
+        write_model(model, weights, base, folder)
+
+
+def write_model(model: Any, weights: Mapping[str, Any], base: Path, folder: Path) -> None:
+    """Write a model with these weights as a Hugging Face folder, with what goes with them copied from the base."""
     from trainables.training.models import quiet
 
-    weights = engine.all_weights()
-    if not engine.workers.is_first:
-        return
     with quiet():
         model.save_pretrained(folder, state_dict=weights)
+    copy_companions(base, folder, NOT_COPIED)
+
+
+def copy_companions(base: Path, folder: Path, left: Collection[str]) -> None:
+    """Copy the base's files that are no weights (its tokenizer, mostly), but for those of the names `left`."""
     left_out = {path for pattern in WEIGHTS for path in base.glob(pattern)}
     for path in sorted(base.iterdir()):
-        if path.is_file() and path not in left_out and path.name not in NOT_COPIED:
+        if path.is_file() and path not in left_out and path.name not in left:
             shutil.copyfile(path, folder / path.name)
 
 

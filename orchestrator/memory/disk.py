@@ -17,6 +17,7 @@ from orchestrator.memory.training import Trained
 from orchestrator.plan import Run
 from trainables.base import Place
 from trainables.base_models.shape import Shape
+from trainables.ia3 import IA3Config
 from trainables.student import StudentConfig
 from trainables.svd_export import SvdExportConfig
 from trainables.teacher import TeacherConfig
@@ -81,7 +82,9 @@ def _of_run(run: Run, shape: Shape) -> tuple[float, float]:
     if isinstance(config, TeacherConfig):
         elements = shape.parameters if config.parameters == "all" else shape.layers * shape.block_weights
         return _trained(Trained(shape, elements), shape.parameters, config.steps, place)
-    return 0.0, 0.0
+    if isinstance(config, IA3Config):
+        return _trained(Trained(shape, 0), shape.parameters, config.steps, place)
+    return (4.0 * shape.parameters, 0.0) if run.trainable == "lora_mean" else (0.0, 0.0)
 
 
 def _trained(trained: Trained, saved: float, steps: int, place: Place) -> tuple[float, float]:

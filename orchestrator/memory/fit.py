@@ -140,7 +140,7 @@ def _ladders(run: Run) -> Iterator[Iterable[dict[str, Any]]]:
         yield ({"evaluation_batch_size": size} for size in _halves(place.evaluation_batch_size))
         yield ({"cpus": cpus} for cpus in _halves(int(place.cpus)))
         return
-    if run.trainable not in ("teacher", "student"):
+    if run.trainable not in ("teacher", "student", "ia3"):
         return
     batch = int(getattr(run.config, "batch_size", 1))
     share = -(-batch // place.workers)

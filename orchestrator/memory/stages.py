@@ -15,14 +15,17 @@ from orchestrator.memory.passes import Passes, Text
 from orchestrator.memory.training import Trained, Training, frozen_weights
 from orchestrator.plan import Plan, Run
 from orchestrator.store import Store
+from trainables import inits
 from trainables.base import Place
 from trainables.base_model import BaseModelConfig, kind_of
 from trainables.base_models.shape import Shape, read_shape
 from trainables.checkpoint_files import read_json
 from trainables.data.config import DatasetConfig
 from trainables.evaluate import EvaluateConfig
+from trainables.ia3 import IA3Config
 from trainables.student import StudentConfig
 from trainables.teacher import TeacherConfig
+from trainables.training.config import TrainingConfig
 
 PROCESS, GPU_PROCESS = 0.5 * GIB, 2 * GIB
 """An interpreter with torch, transformers, PEFT and DeepSpeed (0.36 GiB measured); with CUDA's libraries, a guess."""
@@ -41,7 +44,9 @@ class Facts:
 def facts_of(plan: Plan, run: Run, store: Store) -> Facts:
     """Return what is known of the model and the data that a run reads."""
     sources = run.inputs
-    base = plan[sources["base_model"]] if "base_model" in sources else run
+    base = run
+    while "base_model" in base.inputs:  # a teacher may start from another one
+        base = plan[base.inputs["base_model"]]
     data = plan[sources["dataset"]] if "dataset" in sources else None
     return Facts(_shape(plan, base, store), None if data is None else _text(data, store))
 
@@ -97,10 +102,26 @@ def _student(run: Run, shape: Shape, text: Text | None) -> Iterable[Phase] | Non
     if text is None or not isinstance(config, StudentConfig):
         return None
     adapter = shape.adapter(config.rank)
-    return _training(run, Trained(shape, adapter, adapter, has_embeddings=False), text, config)
+    beside = adapter if inits.find(config.init).is_subtracted else 0
+    return _training(run, Trained(shape, adapter, adapter, has_embeddings=False, beside=beside), text, config)
 
 
-def _training(run: Run, trained: Trained, text: Text, config: TeacherConfig | StudentConfig) -> Iterable[Phase]:
+def _ia3(run: Run, shape: Shape, text: Text | None) -> Iterable[Phase] | None:
+    """A student with a factor for every channel at most, and the base once more, in which the factors are merged."""
+    if text is None or not isinstance(run.config, IA3Config):
+        return None
+    factors = shape.layers * sum(out for out, _ in shape.linears)
+    phases = _training(run, Trained(shape, factors, factors, has_embeddings=False), text, run.config)
+    return (*phases, Phase("merge", host=Parts(weights=4.0 * shape.parameters)))
+
+
+def _lora_mean(run: Run, shape: Shape, text: Text | None) -> Iterable[Phase]:
+    """One layer: its weight, the sum, and the members' factors, in fp64 where they are decomposed."""
+    largest = 4.0 * max(out * width for out, width in shape.linears)
+    return (Phase("layer", Parts(weights=2 * largest, activations=(EXPORT_MATRICES - 2) * largest)),)
+
+
+def _training(run: Run, trained: Trained, text: Text, config: TrainingConfig) -> Iterable[Phase]:
     is_half = config.precision != "fp32"
     return Training(trained, run.place, text, is_half, is_on_gpu(run.place), config.batch_size).phases()
 
@@ -116,7 +137,13 @@ def _evaluate(run: Run, shape: Shape, text: Text | None) -> Iterable[Phase] | No
         Phase("load", loaded, loaded if on_gpu else Parts()),
         Phase("test", Parts(weights=held, activations=passes.tested(rows, text))),
         Phase("answers", Parts(weights=held, activations=passes.generated(rows, text))),
+        Phase("geometry", Parts(weights=held, activations=_compared(shape) if run.config.geometry else 0.0)),
     )
+
+
+def _compared(shape: Shape) -> float:
+    """Return the bytes of the largest layer's weight thrice and two changes; in fp64 two of these, and squares."""
+    return max(36.0 * out * width + 24.0 * min(out, width) ** 2 for out, width in shape.linears)
 
 
 def _svd_export(run: Run, shape: Shape, text: Text | None) -> Iterable[Phase]:
@@ -144,6 +171,8 @@ ESTIMATES: Mapping[str, Callable[[Run, Shape, Text | None], Iterable[Phase] | No
     "teacher": _teacher,
     "svd_export": _svd_export,
     "student": _student,
+    "ia3": _ia3,
+    "lora_mean": _lora_mean,
     "evaluate": _evaluate,
 }
 """By the trainable's name; others are not estimated."""

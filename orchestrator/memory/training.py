@@ -39,12 +39,16 @@ Measured on SmolLM2, whose tensors are smaller than the 32 MiB from which glibc 
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained of a model: all of it, its blocks' linear layers, or an adapter of so many elements."""
+    """What is trained of a model: all of it, its blocks' linear layers, or an adapter of so many elements.
+
+    `beside` elements are kept frozen beside it in fp32, whole on each worker: a start that is subtracted again.
+    """
 
     shape: Shape
     elements: float
     adapter: int = 0
     has_embeddings: bool = True
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class Training:
     def phases(self) -> Iterator[Phase]:
         """Yield the phases of the run: loading, a pass, the end of its way back, an evaluation, a checkpoint."""
         stage = self.place.zero_stage
-        on_device = Parts() if stage == 3 else Parts(weights=self.loaded + 4 * self.trained.adapter)
+        added = 4.0 * (self.trained.adapter + self.trained.beside)
+        on_device = Parts() if stage == 3 else Parts(weights=self.loaded + added)
         yield Phase("load", on_device, Parts(weights=self.loaded) if self.is_on_gpu or stage == 3 else Parts())
         held, offloaded = self.held(), self.offloaded()
         gradients, whole = self.gradients(), self.whole_gradients()
@@ -104,6 +109,7 @@ class Training:
         weights = self.weights / workers + self.gathered() if stage == 3 else self.weights
         if stage == 3 and not self.is_on_gpu:
             weights += HEAP * self.loaded
+        weights += 4.0 * self.trained.beside
         return Parts(weights=weights, optimiser=0.0 if self.place.offload and stage else optimiser)
 
     def gathered(self) -> float:

@@ -50,7 +50,7 @@ def test_the_trainable_is_found_by_its_name_and_prepares() -> None:
     assert (TRAINABLE.name, TRAINABLE.version, TRAINABLE.prepares) == ("base_model", 1, True)
     assert TRAINABLE.needed_roles(BaseModelConfig(source="tiny-llama")) == ()
     assert TRAINABLE.needed_roles(BaseModelConfig(source="tiny-llama", match_base=True)) == ("base_model",)
-    assert len(TRAINABLE.source_digest()) == 16
+    assert len(TRAINABLE.source_digest(BaseModelConfig(source="tiny-llama"))) == 16
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -72,7 +72,7 @@ def test_the_trainable_is_found_by_its_name_and_prepares() -> None:
     assert trainables.find("dataset") is TRAINABLE
     assert (TRAINABLE.name, TRAINABLE.version, TRAINABLE.prepares) == ("dataset", 1, True)
     assert TRAINABLE.needed_roles(DatasetConfig(source="chain_sum")) == ("base_model",)
-    assert len(TRAINABLE.source_digest()) == 16
+    assert len(TRAINABLE.source_digest(DatasetConfig(source="chain_sum"))) == 16
 
 
 def test_planning_imports_neither_torch_nor_the_generators(tmp_path: Path) -> None:

@@ -190,3 +190,30 @@ def test_pinning_resolves_the_precision(tmp_path):
 def test_a_warm_worker_reads_the_dataset_once(tmp_path):
     driven = execute("student", SETTINGS, tmp_path / "s", inputs=inputs("llama"))
     assert [key for key in driven.context.cache if str(dataset()) in key]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_a_student_of_no_steps_is_its_start_saved_and_tested(tmp_path, schedule):
+    """Warm-up, batches and schedule say nothing then, and are no mistake."""
+    settings = {**SETTINGS, "steps": 0, "warmup_steps": 5, "schedule": schedule}
+    driven = execute("student", settings, tmp_path / "s", inputs=inputs("qwen2"))
+    assert [progress.step for progress in driven.progress] == [0]
+    assert driven.metrics["steps"] == driven.metrics["tokens"] == 0
+    assert driven.metrics["initial_eval_loss"] == driven.metrics["final_eval_loss"] == driven.metrics["best_eval_loss"]
+    config = StudentConfig(**settings)
+    started = add_adapter(load_model(base_model("qwen2")), config).state_dict()
+    saved = load_file(tmp_path / "s/adapter/adapter_model.safetensors")
+    assert saved
+    assert all(torch.equal(value, started[name.replace(".weight", ".default.weight")]) for name, value in saved.items())
+    assert not list((tmp_path / "s.checkpoints").glob("step-*"))
+
+
+def test_a_source_counts_for_the_students_that_use_it():
+    """Another init's file is no change of this student's source, so a new one makes `plan` warn of nothing."""
+    student = trainables.find("student")
+    random, svd, again = (student.source_digest(StudentConfig(init=name)) for name in ("random", "svd", "svd"))
+    assert random != svd == again
+    files = student.own_sources(StudentConfig(init="pissa"))
+    assert files == ("inits/pissa.py",)
+    assert not {"inits", *files} & set(student.sources)
+    assert all((ROOT / "trainables" / source).exists() for source in (*student.sources, *files))

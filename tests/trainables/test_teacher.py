@@ -117,3 +117,35 @@ def test_a_place_without_its_gpu_is_a_mistake_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="torch sees none") as error:
         execute("teacher", SETTINGS, tmp_path / "t", inputs=inputs("llama"), place=Place(device="cuda"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_goes_on_from_another_teachers_artefact(tmp_path, family):
+    """From its last weights, with a new optimiser and schedule; the tokenizer comes along, the summary does not."""
+    first = execute("teacher", SETTINGS, tmp_path / "first", inputs=inputs(family))
+    again = {**inputs(family), "base_model": tmp_path / "first"}
+    second = execute("teacher", {**SETTINGS, "seed": 2}, tmp_path / "second", inputs=again)
+    assert second.metrics["initial_eval_loss"] == pytest.approx(first.metrics["final_eval_loss"], abs=1e-6)
+    assert json.loads((tmp_path / "second" / "training.json").read_text())["config"]["seed"] == 2
+    before, base, after = (
+        load_model(folder).state_dict() for folder in (tmp_path / "first", base_model(family), tmp_path / "second")
+    )
+    assert before.keys() == after.keys()
+    moved = [sum(float((after[name] - start[name]).square().sum()) for name in after) for start in (before, base)]
+    assert 0 < moved[0] < moved[1]
+    tokenizer = "tokenizer.json"
+    assert (tmp_path / "second" / tokenizer).read_bytes() == (base_model(family) / tokenizer).read_bytes()
+
+
+def test_a_teacher_gone_on_with_is_compared_with_the_base_that_both_came_from(tmp_path):
+    from tests.trainables.test_evaluate import FP32
+    from tests.trainables.test_evaluate import dataset as sums
+
+    execute("teacher", SETTINGS, tmp_path / "first", inputs=inputs("gpt2"))
+    again = {**inputs("gpt2"), "base_model": tmp_path / "first"}
+    execute("teacher", {**SETTINGS, "steps": 1}, tmp_path / "second", inputs=again)
+    compared = {"base_model": base_model("gpt2"), "dataset": sums("gpt2"), "teacher": tmp_path / "first"}
+    settings = {**FP32, "items": 2, "max_new_tokens": 1, "geometry": True}
+    found = execute("evaluate", settings, tmp_path / "e", inputs={**compared, "subject": tmp_path / "second"}).metrics
+    assert 0.05 < found["distance_to_teacher"] < 1
+    assert found["subspace_overlap"] > 0.5

@@ -61,13 +61,13 @@ class Checkpoint:
     def read(self, parameter: Parameter) -> Tensor:
         """Return a parameter as it is stored, mapped: its values are read when they are used. InputError as above."""
         self.info(parameter)
-        return self._map(self.stored_names(parameter)[0])
+        return self.tensor(self.stored_names(parameter)[0])
 
     def check_ties(self, parameter: Parameter) -> None:
         """Raise InputError if a parameter that the base ties is stored as two different tensors."""
         first, *others = self.stored_names(parameter)
         for other in others:
-            pieces = zip(_pieces(self._map(first)), _pieces(self._map(other)), strict=False)
+            pieces = zip(_pieces(self.tensor(first)), _pieces(self.tensor(other)), strict=False)
             is_one = self.headers[first].shape == self.headers[other].shape
             if not (is_one and all(torch.equal(one.double(), two.double()) for one, two in pieces)):
                 raise InputError(
@@ -75,7 +75,8 @@ class Checkpoint:
                     f"cannot hold two changes of one tensor ({self.folder})"
                 )
 
-    def _map(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Tensor:
+        """Return the tensor of a stored name, mapped."""
         path = self.headers[name].file
         if path not in self.files:
             self.files[path] = safe_open(path, framework="pt")

@@ -34,6 +34,8 @@ class Init:
                PEFT's default under the run's seed. The base weights are as they were afterwards. Raises InputError
                if an input does not fit the adapter, RuntimeError if a weight is an empty shard (DeepSpeed's ZeRO-3)
                or if there is no LoRA layer
+    is_subtracted  true where the start is subtracted from the base again: as many numbers as the adapter has are
+                   kept frozen beside it (`parts/subtraction.py`)
     """
 
     name: str
@@ -41,6 +43,7 @@ class Init:
     reference: str
     needs: tuple[str, ...]
     start: Callable[[Any, Any, Context], None]
+    is_subtracted: bool = False
 
 
 @functools.cache

@@ -75,4 +75,11 @@ def decomposed(part: Adapted) -> tuple[Tensor, Tensor]:
     return part.down.weight.detach().cpu().clone(), part.up.weight.detach().cpu().clone()
 
 
-INIT = Init("pissa", "PiSSA", "Meng et al. 2024, arXiv 2404.02948; PEFT's init_lora_weights='pissa'", (), start)
+INIT = Init(
+    "pissa",
+    "PiSSA",
+    "Meng et al. 2024, arXiv 2404.02948; PEFT's init_lora_weights='pissa'",
+    (),
+    start,
+    is_subtracted=True,
+)

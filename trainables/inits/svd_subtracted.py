@@ -28,4 +28,5 @@ INIT = Init(
     "the subtraction of PiSSA (Meng et al. 2024, arXiv 2404.02948), of dW instead of W",
     ("svd_export",),
     start,
+    is_subtracted=True,
 )

@@ -38,7 +38,7 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _leaves_steps_after_warm_up(self) -> Self:
-        if self.epochs is None and self.warmup_steps >= self.steps:
+        if self.epochs is None and 0 < self.steps <= self.warmup_steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} leaves none of the {self.steps} steps; warm up for fewer"
             )

@@ -5,13 +5,19 @@ import pytest
 from orchestrator.memory.disk import disk
 from orchestrator.memory.fit import StageMemory
 from orchestrator.memory.passes import Text
-from orchestrator.memory.stages import Facts, need
+from orchestrator.memory.stages import Facts, facts_of, need
 from orchestrator.memory.training import Trained, Training
-from orchestrator.plan import Run
+from orchestrator.plan import Run, expand
+from orchestrator.store import Store
+from orchestrator.study import Stage, Study
+from tests.trainables.driver import FolderPlanner
 from tests.trainables.tiny_models import FAMILIES, base_model
 from trainables.base import Place
 from trainables.base_models.shape import QWEN_MATH_1_5B, QWEN_MATH_7B, SMOLLM2_135M, TINY_QWEN2, of_config, read_shape
 from trainables.checkpoint_files import read_headers
+from trainables.ia3 import IA3Config
+from trainables.lora_mean import LoraMeanConfig
+from trainables.student import StudentConfig
 from trainables.teacher import TeacherConfig
 
 TEXT = Text(512)
@@ -98,3 +104,49 @@ def test_an_adam_checkpoint_of_7_billion_parameters_is_91_gb_and_two_exist_for_a
     assert checkpoint == pytest.approx(91e9, rel=0.01)
     assert found.kept == 2 * weights, "the last weights and the best"
     assert found.kept + found.working == pytest.approx(2 * (checkpoint + weights))
+
+
+def student(init, **place):
+    """Return the need of a student of rank 16 on a GPU, in bf16."""
+    config = StudentConfig(init=init, rank=16, batch_size=8, precision="bf16")
+    run = Run("", "student", "student", 1, config, {}, Place(**{"gpus": 1} | place))
+    return need(run, Facts(SMOLLM2_135M, TEXT))
+
+
+@pytest.mark.parametrize("place", [{}, {"workers": 2, "zero_stage": 3}])
+def test_a_start_that_is_subtracted_takes_the_adapters_memory_again_on_each_worker(place):
+    """Buffers in fp32, which no stage of ZeRO divides; without gradients or moments."""
+    plain, beside = student("svd", **place), student("svd_subtracted", **place)
+    for before, after in zip(plain.phases, beside.phases, strict=True):
+        more = 0 if before.name == "load" and place else 4 * SMOLLM2_135M.adapter(16)
+        assert after.device.weights - before.device.weights == pytest.approx(more)
+        assert (after.device.gradients, after.device.optimiser) == (before.device.gradients, before.device.optimiser)
+
+
+def test_ia3_needs_no_teachers_memory_and_a_mean_of_loras_one_layers():
+    settings = {"batch_size": 8, "precision": "bf16"}
+    run = Run("", "ia3", "ia3", 1, IA3Config(**settings), {}, Place(gpus=1, per_device_batch_size=1))
+    cheap, dear = need(run, Facts(QWEN_MATH_7B, TEXT)), teacher(batch=8)
+    assert cheap.parts.optimiser + cheap.parts.gradients < dear.parts.optimiser / 100
+    assert cheap.host >= 4 * QWEN_MATH_7B.parameters, "the base once more, to merge into"
+    mean = Run("", "teacher", "lora_mean", 1, LoraMeanConfig(), {}, Place())
+    found = need(mean, Facts(QWEN_MATH_7B, None))
+    assert found.parts.total == 6 * 4 * 3584 * 18944
+
+
+def test_a_run_that_starts_from_another_teacher_has_the_bases_shape(tmp_path):
+    study = Study(
+        "continued",
+        "",
+        {
+            "base_model": Stage("base_model", {"source": "tiny-qwen2"}),
+            "dataset": Stage("dataset", {"source": "chain_sum"}, {"base_model": "base_model"}),
+            "teacher": Stage("teacher", {}, {"base_model": "base_model", "dataset": "dataset"}),
+            "continued": Stage("teacher", {"seed": 2}, {"base_model": "teacher", "dataset": "dataset"}),
+        },
+        shape=TINY_QWEN2,
+    )
+    plan = expand(study, FolderPlanner(tmp_path))
+    (run,) = plan.of_stage("continued")
+    assert plan[run.inputs["base_model"]].stage == "teacher"
+    assert facts_of(plan, run, Store(tmp_path)).shape == TINY_QWEN2

@@ -6,7 +6,7 @@ import copy
 import functools
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from tests.trainables.driver import execute
-from tests.trainables.tiny_models import base_model, dataset
+from tests.trainables.tiny_models import FAMILIES, base_model, dataset
 from trainables import inits
 from trainables.base import Context, Place
 from trainables.linalg.factors import Factors, save_factors
@@ -32,6 +32,18 @@ HIGH_RANK = {"rank": 12, "lora_alpha": 20.0, "use_rslora": True, "steps": 8, "ba
 HIGH_RANK |= {"precision": "fp32", "learning_rate": 2e-2}
 SCALINGS: tuple[dict[str, Any], ...] = ({}, {"lora_alpha": 16.0}, {"lora_alpha": 3.0, "use_rslora": True})
 """alpha = r, alpha != r, rsLoRA."""
+
+
+def cases(names: Sequence[str]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return each name with each family and each scaling once, paired otherwise from name to name (a Latin square).
+
+    A layout and a scaling meet in one place only, `Adapted.set`; test_svd crosses all of them there.
+    """
+    return [
+        (name, family, SCALINGS[(index + shift) % len(SCALINGS)])
+        for index, name in enumerate(names)
+        for shift, family in enumerate(FAMILIES)
+    ]
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,12 @@ def started(name: str, family: str, **settings: Any) -> Any:
     model = add_adapter(fresh(family), config)
     inits.find(name).start(model, config, context_for(name, family))
     return model
+
+
+@functools.cache
+def at_start(name: str, family: str, **settings: Any) -> Any:
+    """Return the same to be looked at only: many tests share it."""
+    return started(name, family, **settings)
 
 
 def held_out_loss(model: Any, precision: Precision = "fp32") -> float:

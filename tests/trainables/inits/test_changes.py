@@ -14,7 +14,8 @@ from orchestrator.plan import expand
 from orchestrator.study import Stage, Study
 from tests.trainables.driver import FolderPlanner, execute
 from tests.trainables.inits.made import (
-    SCALINGS,
+    at_start,
+    cases,
     changes,
     fresh,
     given,
@@ -28,9 +29,9 @@ from tests.trainables.inits.made import (
 from tests.trainables.tiny_models import FAMILIES
 from trainables import inits
 from trainables.base import InputError
-from trainables.inits.parts.changes import AdapterFactors, factors_of_product
 from trainables.inits.parts.layers import adapted_layers
 from trainables.inits.spectrum_random import random_directions
+from trainables.linalg.adapter_factors import AdapterFactors, factors_of_product
 from trainables.linalg.factors import load_factors
 
 
@@ -84,27 +85,25 @@ def test_a_student_whose_start_was_subtracted_is_squeezed_as_what_it_added_to_th
 def test_the_subspace_is_the_leading_one_of_the_change(name):
     tuned = merged("qwen2", high_rank_student("qwen2")) if name == "lora_squeeze" else loaded(taught("qwen2").teacher)
     change = changes("qwen2", tuned)
-    for part in adapted_layers(started(name, "qwen2", rank=4)):
+    for part in adapted_layers(at_start(name, "qwen2")):
         leading = torch.linalg.svd(change[part.name].double())[2][:4].float()
         rows = torch.nn.functional.normalize(part.down.weight.detach())
         cosines = torch.linalg.svdvals(rows @ leading.T)
         torch.testing.assert_close(cosines, torch.ones(4), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("scaling", SCALINGS)
-def test_balanced_factors_are_of_one_size(family, scaling):
-    for part in adapted_layers(started("svd_balanced", family, **scaling)):
+@pytest.mark.parametrize(("name", "family", "scaling"), cases(["svd_balanced"]))
+def test_balanced_factors_are_of_one_size(name, family, scaling):
+    for part in adapted_layers(at_start(name, family, **scaling)):
         up, down = part.up.weight.detach() * part.scaling, part.down.weight.detach()
         torch.testing.assert_close(up.norm(dim=0), down.norm(dim=1), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("scaling", SCALINGS)
-def test_random_directions_carry_the_teachers_spectrum_and_not_its_directions(family, scaling):
+@pytest.mark.parametrize(("name", "family", "scaling"), cases(["spectrum_random"]))
+def test_random_directions_carry_the_teachers_spectrum_and_not_its_directions(name, family, scaling):
     factors = load_factors(taught(family).export)
     overlaps = []
-    for part in adapted_layers(started("spectrum_random", family, **scaling)):
+    for part in adapted_layers(at_start(name, family, **scaling)):
         delta = part.layer.get_delta_weight("default").detach().double()
         teachers = factors[part.name]
         torch.testing.assert_close(torch.linalg.svdvals(delta)[:4].float(), teachers.s[:4], rtol=1e-4, atol=1e-6)

@@ -14,7 +14,8 @@ from peft import PeftModel
 import trainables
 from tests.trainables.driver import execute
 from tests.trainables.inits.made import (
-    SCALINGS,
+    at_start,
+    cases,
     changes,
     context_for,
     fresh,
@@ -30,6 +31,7 @@ from tests.trainables.inits.made import (
 )
 from tests.trainables.tiny_models import FAMILIES, examples
 from trainables import inits
+from trainables.inits.parts.subtraction import subtracted
 from trainables.linalg.factors import Factors, load_factors
 from trainables.student import StudentConfig, add_adapter
 from trainables.training.batches import collate
@@ -79,6 +81,14 @@ def test_every_role_that_a_student_has_is_read_by_some_init():
     assert set(inits.roles()) == read
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_init_says_whether_its_start_is_subtracted(name):
+    """The memory estimate counts the frozen numbers by that: as many as the adapter has."""
+    kept = subtracted(at_start(name, "llama"))
+    assert inits.find(name).is_subtracted == bool(kept)
+    assert sum(half.start.numel() - half.weight.numel() for half in kept.values()) == 0
+
+
 @functools.cache
 def expected_loss(start: str, family: str) -> float:
     """The loss where an init has to start, from weights that were changed densely and without an adapter."""
@@ -89,13 +99,11 @@ def expected_loss(start: str, family: str) -> float:
     return held_out_loss(truncated(family, loaded(taught(family, wrong=start == "wrong teacher").teacher), RANK))
 
 
-@pytest.mark.parametrize("scaling", SCALINGS, ids=["alpha=r", "alpha!=r", "rslora"])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", [name for name in NAMES if STARTS[name] != "elsewhere"])
+@pytest.mark.parametrize(("name", "family", "scaling"), cases([name for name in NAMES if STARTS[name] != "elsewhere"]))
 def test_an_init_starts_where_it_says(name, family, scaling):
     """At the base: to the bit where B is zero; where two products cancel, to the rounding of their fp32 sums, 1e-7 of
     the loss per layer. At a truncated change: W x + B A x against (W + B A) x, the same rounding of a few layers."""
-    found = held_out_loss(started(name, family, **scaling))
+    found = held_out_loss(at_start(name, family, **scaling))
     expected = expected_loss(STARTS[name], family)
     if name in B_IS_ZERO:
         assert found == expected
@@ -111,7 +119,10 @@ def test_the_starts_are_too_far_apart_to_be_taken_for_one_another(family):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_decides_the_start_where_chance_does(name):
-    first, again, other = (adapter_of(started(name, "qwen2", seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        adapter_of(make(name, "qwen2", **seed))
+        for make, seed in ((at_start, {}), (started, {"seed": 1}), (started, {"seed": 2}))
+    )
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     for key, value in first.items():
         is_drawn = any(half in key for half in DRAWS.get(name, []))
@@ -126,7 +137,7 @@ def adapter_of(model):
     ("name", "family"), [*((name, FAMILIES[index % 3]) for index, name in enumerate(NAMES)), ("pissa", "gpt2")]
 )
 def test_an_init_changes_no_weight_of_the_base(name, family):
-    state = started(name, family).state_dict()
+    state = at_start(name, family).state_dict()
     kept = {
         key.removeprefix("base_model.model.").replace(".base_layer", ""): key for key in state if "lora_" not in key
     }

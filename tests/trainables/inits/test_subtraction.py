@@ -15,6 +15,7 @@ from tests.trainables.driver import Driven, execute
 from tests.trainables.gang import Job, drive_gang, work
 from tests.trainables.inits.made import (
     SCALINGS,
+    cases,
     context_for,
     fresh,
     given_for,
@@ -68,9 +69,7 @@ def dense(model, family):
     return wrapped
 
 
-@pytest.mark.parametrize("scaling", SCALINGS, ids=["alpha=r", "alpha!=r", "rslora"])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", SUBTRACTED)
+@pytest.mark.parametrize(("name", "family", "scaling"), cases(SUBTRACTED))
 def test_beside_the_base_and_inside_of_it_are_one_function(name, family, scaling):
     model = moved(started(name, family, **scaling))
     found, expected, base = (logits(item) for item in (model, dense(model, family), fresh(family)))

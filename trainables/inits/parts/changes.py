@@ -5,20 +5,13 @@ Either is a mapping from layer names to factors of dW in (out, in) orientation, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from trainables.base import Context, InputError
 from trainables.inits.parts.layers import Adapted, adapted_layers
+from trainables.linalg.adapter_factors import AdapterFactors
 from trainables.linalg.factors import Factors, load_factors
-
-PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-"""How PEFT names a layer and its two factors in a saved adapter."""
 
 
 def exported(model: Any, context: Context, role: str) -> Iterator[tuple[Adapted, Factors]]:
@@ -44,47 +37,3 @@ def _fitted(model: Any, factors: Mapping[str, Factors], role: str) -> Iterator[t
                 f"student rank {part.rank} is above the {found.rank} that {role} kept of {part.name}; raise {role}.rank"
             )
         yield part, found.truncated(part.rank)
-
-
-class AdapterFactors(Mapping[str, Factors]):
-    """The singular triplets of what a saved LoRA adapter adds to each layer, scaling * B A; computed when asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        """Open an adapter's folder; raises FileNotFoundError."""
-        from peft import LoraConfig
-        from safetensors import safe_open
-
-        self._config = LoraConfig.from_pretrained(str(folder))
-        self._file: Any = safe_open(str(folder / "adapter_model.safetensors"), framework="pt")
-        names: list[str] = self._file.keys()  # type: ignore[no-untyped-call]
-        self._layers = [name.removeprefix(PREFIX).removesuffix(DOWN) for name in names if name.endswith(DOWN)]
-
-    def __getitem__(self, layer: str) -> Factors:
-        if layer not in self._layers:
-            raise KeyError(layer)
-        a, b = (self._file.get_tensor(f"{PREFIX}{layer}{half}") for half in (DOWN, UP))
-        return factors_of_product(a, b, self._scaling(layer, len(a)))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def _scaling(self, layer: str, rank: int) -> float:
-        from peft.utils.other import get_pattern_key
-
-        patterns = self._config.alpha_pattern
-        alpha = float(patterns.get(get_pattern_key(patterns.keys(), layer), self._config.lora_alpha))
-        return alpha / (math.sqrt(rank) if self._config.use_rslora else rank)
-
-
-def factors_of_product(a: Tensor, b: Tensor, scaling: float) -> Factors:
-    """Return all singular triplets of scaling * b a, for a (R, in) and b (out, R), in fp32.
-
-    With B = Q_b R_b and A^T = Q_a R_a the product is Q_b (R_b R_a^T) Q_a^T, and only the R x R matrix in the middle is
-    decomposed, in fp64: its cost grows with R^2 and not with the layer. (As LoRA-Squeeze avoids the product, too.)
-    """
-    left, right = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
-    u, s, vt = torch.linalg.svd(scaling * left.R @ right.R.T, full_matrices=False)
-    return Factors((left.Q @ u).float(), s.float(), (vt @ right.Q.T).float())
