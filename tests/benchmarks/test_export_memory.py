@@ -6,7 +6,7 @@ rank 64, what is no target is measured, and the factors are written: never may t
 times its largest target matrix in fp32 above the baseline. The pair is SmolLM2-135M and a made-up change of it;
 EXPORT_BASE and EXPORT_TUNED name the folders of a real pair.
 
-    python -m pytest tests/benchmarks/test_export_memory.py -m benchmark -s
+    python -m pytest tests/benchmarks/test_export_memory.py -n 0 -m benchmark -s
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ first ready run fits and has not started. The last is no decision of the schedul
 start a worker, some 0.01 s for a warm one and seconds for a cold one, which every change of size costs. So beside the
 makespan stands the one that the same schedule reaches in a simulation where starting takes no time.
 
-    python -m pytest tests/benchmarks/test_makespan.py -m benchmark -s
+    python -m pytest tests/benchmarks/test_makespan.py -n 0 -m benchmark -s
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The model of memory against processes: the peak of anonymous pages above what the imports leave.
 
-    python -m pytest tests/benchmarks/test_memory.py -m benchmark -s       SmolLM2-135M, some ten minutes
+    python -m pytest tests/benchmarks/test_memory.py -n 0 -m benchmark -s       SmolLM2-135M, some ten minutes
     python -m pytest tests/benchmarks/test_memory.py -m slow               a small Llama
 
 MEMORY_BASE names the folder of another base model than SmolLM2-135M.

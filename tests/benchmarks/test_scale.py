@@ -5,7 +5,7 @@ room, and asks for the next one only then, so a run that was offered too early w
 cluster chooses nodes by itself, and not as the schedule would. Searcher, driver, dispatch and schedule are the real
 ones, parcels are packed, the store is asked; seconds of the driver are real ones, those of the runs are simulated.
 
-    python -m pytest tests/benchmarks/test_scale.py -m benchmark -s
+    python -m pytest tests/benchmarks/test_scale.py -n 0 -m benchmark -s
 """
 
 from __future__ import annotations

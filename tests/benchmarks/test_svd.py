@@ -6,7 +6,7 @@ is faster in (tall). "bare" is block Golub-Kahan until its own estimate says tha
 `truncated_svd` with all that its bounds cost. The floor is the time of bare's passes over the matrix alone: so many
 products with blocks of as many vectors.
 
-    OMP_NUM_THREADS=1 python -m pytest tests/benchmarks/test_svd.py -m benchmark -s
+    OMP_NUM_THREADS=1 python -m pytest tests/benchmarks/test_svd.py -n 0 -m benchmark -s
 """
 
 from __future__ import annotations
