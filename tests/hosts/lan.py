@@ -144,7 +144,7 @@ class Lan:
         """Plug in another host."""
         namespace, link = f"{self.switch}-{number}", f"port{number}"
         ip("netns", "add", namespace)
-        host = Host(self, f"host{number}", f"10.77.0.{number}", namespace, link, Path(tempfile.mkdtemp(prefix="host")))
+        host = Host(self, f"host{number}", f"10.77.0.{number}", namespace, link, _short_folder())
         self.hosts.append(host)
         ip("link", "add", link, "netns", self.switch, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         ip("-n", self.switch, "link", "set", link, "master", "bridge", "up")
@@ -229,6 +229,11 @@ def attempts(store: Path, stage: str = "") -> Iterator[Path]:
     for run in _inside(store / "work"):
         if run.name.startswith(f"{stage}-" if stage else ""):
             yield from (attempt for attempt in _inside(run) if attempt.name.isdigit())
+
+
+def _short_folder() -> Path:
+    """Return a new folder whatever TMPDIR says: Ray's sockets lie in it, and their paths have 107 bytes at most."""
+    return Path(tempfile.mkdtemp(prefix="host", dir="/tmp"))
 
 
 def _inside(folder: Path) -> list[Path]:
