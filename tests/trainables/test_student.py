@@ -41,10 +41,11 @@ def test_a_saved_adapter_reloads_through_peft_and_gives_the_loss_that_was_measur
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_reloaded_adapter_gives_identical_logits(tmp_path, family):
+@pytest.mark.parametrize("targets", ["all-linear", r".*\.(q_proj|v_proj|c_attn)"])
+def test_a_reloaded_adapter_gives_identical_logits(tmp_path, family, targets):
     from trainables.student import save_adapter
 
-    config = StudentConfig(**SETTINGS, use_rslora=True)
+    config = StudentConfig(**SETTINGS, use_rslora=True, target_modules=targets)
     model = add_adapter(load_model(base_model(family)), config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
