@@ -23,9 +23,9 @@ import search_spaces
 import trainables
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.plan import check_setting
-from orchestrator.study import Stage, Study
+from orchestrator.study import By, Stage, Study
 from search_spaces.scales import SCALES
-from trainables.base import Place
+from trainables.base import Place, Scalar
 
 DEFAULT_SCALE = "laptop"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -101,11 +101,23 @@ def _with_teacher(study: Study, source: str) -> Study:
 def _with_axis(study: Study, text: str) -> Study:
     option = f"--axis {text}"
     name, value = _assignment(option, text)
+    if name in study.axes and "." not in name:
+        return study.with_axis(name, _known_values(option, name, study.axes[name], value))
     stage, setting = _stage_and_setting(study, option, name)
     values = [_literal(part) for part in value.split(",") if part.strip()]
     trainable = trainables.find(study.stages[stage].trainable)
     _explained(option, check_setting, stage, trainable, setting)
     return study.with_axis(name, tuple(_typed(option, stage, study, setting, value) for value in values))
+
+
+def _known_values(option: str, axis: str, values: tuple[Scalar, ...], text: str) -> list[Scalar]:
+    """Return those values of a free axis that the text names: the study alone says what they mean."""
+    known = {str(value): value for value in values}
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    for name in wanted:
+        if name not in known:
+            raise UnknownName(f"{option}: {axis} has no value {name!r}", known, name, "Values")
+    return [known[name] for name in wanted]
 
 
 def _with_setting(study: Study, text: str) -> Study:
@@ -124,7 +136,20 @@ def _with_setting(study: Study, text: str) -> Study:
         if not isinstance(old, dict):
             raise UserError(f"{option}: {stage}.{setting} has no parts")
         new = {**old, key: new}
-    return study.with_setting(stage, setting, _typed(option, stage, study, setting, new))
+    return study.with_setting(stage, setting, _for_the_others(option, study, stage, setting, new))
+
+
+def _for_the_others(option: str, study: Study, stage: str, setting: str, value: Any) -> Any:
+    """Return the new value, for the arms that a free axis does not give one of their own: those keep theirs."""
+    typed, current = _typed(option, stage, study, setting, value), study.stages[stage].config.get(setting)
+    if not isinstance(current, By) or "." in current.axis:
+        return typed
+    if current.otherwise is ...:
+        raise UserError(
+            f"{option}: {stage}.{setting} follows {current.axis} in {study.name}; choose with --axis {current.axis}="
+            f"{','.join(map(str, current.table))}"
+        )
+    return By(current.axis, current.table, otherwise=typed)
 
 
 def _without_settings_of_source(study: Study, stage: str) -> Study:

@@ -91,7 +91,7 @@ class Family:
     @cached_property
     def groups(self) -> list[str]:
         """The columns that split the family: rank, and whatever else varies and is neither arm nor replicate."""
-        ours = [self.columns[axis] for axis in self.study.axes if axis in self.columns]
+        ours = [self.columns[axis] for axis in self.study.axes if axis in self.columns.keys() - self.study.collected]
         return [column for column in ours if column != self.arm and column not in self.replicates]
 
     @cached_property
