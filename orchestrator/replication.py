@@ -38,6 +38,12 @@ def replicate_axes(study: Study) -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: LEVELS.index(item[1])))
 
 
+def splitting_axes(study: Study) -> list[str]:
+    """Return the axes that split the family into groups: rank, and whatever else varies the compared runs."""
+    arm = (study.comparison or Comparison()).arm
+    return [axis for axis in study.axes if axis not in {arm, *replicate_axes(study), *study.collected}]
+
+
 def _level(axis: str, compared: str) -> str:
     stage = axis.partition(".")[0]
     if stage in SPLITTING:
@@ -153,8 +159,7 @@ def _comparisons(plan: Plan, comparison: Comparison) -> Iterator[tuple[tuple[Sca
     """Yield group, arm and the keys of both sides for every arm against the baseline in every group."""
     study = plan.study
     runs = [run for run in plan.outlook.of_stage(study.compared_stage) if is_for_verdict(run)]
-    ours = {comparison.arm, *replicate_axes(study), *study.collected}
-    splits = [axis for axis in study.axes if axis not in ours]
+    splits = splitting_axes(study)
     groups: dict[tuple[Scalar, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.labels.get(axis) for axis in splits), []).append(run)

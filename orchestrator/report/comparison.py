@@ -20,7 +20,7 @@ from orchestrator.report.quotes import quotes
 from orchestrator.report.summary import Failure, Summary
 from orchestrator.report.verdicts import design_note
 from orchestrator.store import Record, Store
-from orchestrator.study import Comparison
+from orchestrator.study import Comparison, setting_of
 
 
 def summarise(
@@ -48,6 +48,7 @@ def summarise(
         counted=judged.counted,
         scope=scope(family),
         group_names=family.groups,
+        arm_name=setting_of(comparison.arm),
         target=_target(family.table, comparison),
         counts=dict(Counter(table["status"])),
         lines=lines,

@@ -18,7 +18,7 @@ import pandas as pd
 
 from orchestrator import statistics
 from orchestrator.freshness import PENDING
-from orchestrator.replication import check_looks, key_of, levels, replicate_axes
+from orchestrator.replication import check_looks, key_of, levels, replicate_axes, splitting_axes
 from orchestrator.results import arm_stage, axis_columns
 from orchestrator.statistics.replicates import Key
 from orchestrator.study import Comparison, Study
@@ -91,8 +91,7 @@ class Family:
     @cached_property
     def groups(self) -> list[str]:
         """The columns that split the family: rank, and whatever else varies and is neither arm nor replicate."""
-        ours = [self.columns[axis] for axis in self.study.axes if axis in self.columns.keys() - self.study.collected]
-        return [column for column in ours if column != self.arm and column not in self.replicates]
+        return [self.columns[axis] for axis in splitting_axes(self.study) if axis in self.columns]
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -9,7 +9,7 @@ counts as part of one matrix product; attention's products, checkpointing and ev
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -65,41 +65,52 @@ class ToTarget:
 def section(basis: Basis) -> Section | None:
     """Return the costs to target per arm and rank, and after how many students the teacher has paid for itself."""
     arms = basis.family.arms or [""]
-    teachers, exports = basis.done("teacher"), basis.done("svd_export")
-    rows, paid = [], []
-    once = mean([spent(record, basis) for record in teachers]).plus(mean([spent(record, basis) for record in exports]))
+    rows, paid, before = [], [], {}
     for group, members in basis.family.cells():
-        found = {arm: to_target(basis, basis.family.rows_of(arm, members)) for arm in arms}
+        mine = {arm: basis.family.rows_of(arm, members) for arm in arms}
+        found = {arm: to_target(basis, of_arm) for arm, of_arm in mine.items()}
+        once = {arm: beforehand(basis, of_arm) for arm, of_arm in mine.items()}
         for arm, cost in found.items():
             if cost is not None:
-                share = once if basis.reads_teacher(arm) and teachers else Cost()
-                rows.append([*map(str, group.values()), arm or "student", *_cells(cost, share)])
-        paid += [_paid(group, arm, found, once) for arm in arms[1:] if basis.reads_teacher(arm) and teachers]
+                rows.append([*map(str, group.values()), arm or "student", *_cells(cost, once[arm])])
+        paid += [_paid(group, arm, found, once[arm]) for arm in arms[1:] if once[arm] != Cost()]
+        before |= {(*group.values(), arm): cost for arm, cost in once.items() if cost != Cost()}
     if not rows:
         return None
     header = [*basis.family.groups, "arm", "reached", "steps", "tokens", "FLOPs", "seconds", "device-seconds"]
     header += ["FLOPs with teacher", "device-seconds with teacher and export"]
     grid = Grid(header=header, rows=rows, text_columns=len(basis.family.groups) + 1)
-    paragraphs = [*_notes(basis, once, len(teachers)), *(text for text in paid if text)]
+    paragraphs = [*_notes(before), *(text for text in paid if text)]
     return Section(name="costs", title="Costs to the target", paragraphs=paragraphs, grids=[grid])
 
 
-def _notes(basis: Basis, once: Cost, teachers: int) -> Iterator[str]:
+def beforehand(basis: Basis, rows: pd.DataFrame) -> Cost:
+    """Return what was trained and factorised before these students could start, whatever it was: the mean over them.
+
+    Base model and data are not counted; a teacher that was given is fetched like a base model, and costs nothing here.
+    """
+    known = [basis.before(str(run)) for run in rows["run_id"] if run in basis.records]
+    spendings = {ids: mean([spent(basis.records[id_], basis) for id_ in ids]).times(len(ids)) for ids in set(known)}
+    return mean([spendings[ids] for ids in known])
+
+
+def _notes(before: Mapping[tuple[Scalar, ...], Cost]) -> Iterator[str]:
     yield (
         "Means over runs, from the start to the first evaluation at the target; a run that never reached it counts in "
         "full, and the mean is marked ≥. Seconds are a run's own, loading and evaluations included, in proportion to "
         "its steps; device-seconds are seconds times its GPUs, or cores where it has none. The last two columns add "
-        "all of the teacher's and the export's cost to one student."
+        "to one student all that its arm's teacher (whatever stands for one) and export cost."
     )
     yield FORMULA
-    if not teachers:
+    told: dict[str, list[str]] = {}
+    for names, cost in before.items():
+        amounts = f"{_amount(cost.flops)} FLOPs, {_amount(cost.seconds)} s, {_amount(cost.device_seconds)} device-s"
+        told.setdefault(amounts, []).append(" ".join(map(str, names)))
+    if not any(cost.flops for cost in before.values()):
         yield "No teacher was trained here: what it cost is not counted."
-    else:
-        yield (
-            f"Teacher and export, once: {_amount(once.flops)} FLOPs (the export's are not counted), "
-            f"{_amount(once.seconds)} seconds, {_amount(once.device_seconds)} device-seconds"
-            f"{f' (mean of {teachers} teachers)' if teachers > 1 else ''}."
-        )
+    if before:
+        amounts = "; ".join(f"{', '.join(names)}: {amount}" for amount, names in told.items())
+        yield f"Teacher and export, once (the export's FLOPs are not counted): {amounts}."
 
 
 def to_target(basis: Basis, rows: pd.DataFrame) -> ToTarget | None:
