@@ -7,6 +7,8 @@ does. More LoRAs in the mean: `--axis member.seed=201,202,203,204,205`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.study import Collected, Comparison, Stage, Study, repeats
 from search_spaces.scales import Scale
 
@@ -16,14 +18,9 @@ MEMBERS = (201, 202, 203)
 
 def build(scale: Scale) -> Study:
     """Return the study at one scale."""
-    stages = scale.stages()
-    members = {"base_model": "base_model", "member": Collected("member", over="member.seed")}
-    subjects = {"subject": (*stages["evaluate"].inputs["subject"], "member")}
-    stages |= {
-        "member": scale.high_rank_student(),
-        "teacher": Stage("lora_mean", inputs=members, place=stages["svd_export"].place),
-        "evaluate": stages["evaluate"].but(inputs=subjects),
-    }
+    stages = scale.stages("member")
+    mean = Stage("lora_mean", {}, {"base_model": "base_model", "member": Collected("member", over="member.seed")})
+    stages |= {"member": scale.high_rank_student(), "teacher": replace(mean, place=stages["svd_export"].place)}
     return Study(
         name="synthesized_teacher",
         description=str(__doc__).splitlines()[0],

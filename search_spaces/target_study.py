@@ -1,8 +1,8 @@
 """Which linear layers does an adapter need, and on which of them does the SVD start help?
 
 Queries and values, attention, MLP, or all linear layers, at one rank and with a learning rate of its own for every arm;
-each has an export of the teacher's change in its own layers. The names are those of Llama and Qwen2 (q_proj, ...) and of
-GPT-2 (`--set base_model.source=tiny-gpt2`), whose queries, keys and values are one layer, c_attn.
+each has an export of the teacher's change in its own layers. The names are those of Llama and Qwen2 (q_proj, ...) and
+of GPT-2, where queries, keys and values are one layer, c_attn: `--set base_model.source=tiny-gpt2`.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ def references(family: Family) -> Iterator[Line]:
             if stage == "base_model":
                 numbers.pop("seconds", None)
             kind = KINDS.get(stage, "reference")
+            gap = _gap_closed(family, rows) if kind == "reference" else None
+            numbers |= {"gap_closed": gap} if gap else {}
             yield Line(label=stage.replace("_", " "), kind=kind, stage=stage, numbers=numbers, **_fate(rows))
 
 

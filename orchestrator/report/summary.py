@@ -48,7 +48,8 @@ class Steps(Part):
 class Line(Part):
     """One line of the comparison: base, teacher, another reference, an SVD that was not trained, or an arm at one rank.
 
-    `stage` is that of the runs behind base, teacher and reference. `lost` counts the runs that ended badly or are missing, by status.
+    `stage` is that of the runs behind base, teacher and reference. `lost` counts the runs that ended badly or are
+    missing, by status.
     """
 
     label: str

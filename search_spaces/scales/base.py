@@ -12,12 +12,11 @@ from trainables.base import InputError, Place
 from trainables.base_models.shape import Shape
 from trainables.training.compute import compute_matched_steps
 
-
 STARTS_LIKE = {
     "random": ("subspace_only", "svd_subtracted", "pissa"),
     "svd": ("svd_balanced", "spectrum_random", "wrong_teacher", "lora_squeeze"),
 }
-"""Inits whose grids lie around another's rate: those that start at the base around that of random, the others of svd."""
+"""Inits whose grids lie around another's rate: random's for those that start at the base, svd's for the others."""
 GENERAL_TEXT = 256
 """Tokens of a window of the text that forgetting is measured on."""
 
@@ -64,10 +63,13 @@ class Scale:
     tuning_seeds: tuple[int, ...] = (101,)
     places: Mapping[str, Place] = field(default_factory=dict)
 
-    def stages(self) -> dict[str, Stage]:
-        """Return the six stages from base model to evaluation; each arm's learning rate is selected, by rank."""
+    def stages(self, *further: str) -> dict[str, Stage]:
+        """Return the six stages from base model to evaluation; each arm's learning rate is selected, by rank.
+
+        `further` names stages that the study adds and that are to be tested, too: references in its report.
+        """
         reads = {"base_model": "base_model", "dataset": "dataset"}
-        subjects = ("base_model", "teacher", "svd_export", "student")
+        subjects = ("base_model", "teacher", "svd_export", "student", *further)
         tested = {
             "forgetting_window": GENERAL_TEXT,
             **self.evaluate,

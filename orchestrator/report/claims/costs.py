@@ -17,7 +17,7 @@ import pandas as pd
 
 from orchestrator.report import formatting
 from orchestrator.report.claims.basis import Basis, number
-from orchestrator.report.claims.words import where
+from orchestrator.report.claims.words import listed, where
 from orchestrator.report.sections import Grid, Section
 from orchestrator.store import Record
 from trainables.base import Scalar
@@ -65,7 +65,9 @@ class ToTarget:
 def section(basis: Basis) -> Section | None:
     """Return the costs to target per arm and rank, and after how many students the teacher has paid for itself."""
     arms = basis.family.arms or [""]
-    rows, paid, before = [], [], {}
+    rows: list[list[str]] = []
+    paid: dict[str, list[str]] = {}
+    before: dict[str, dict[str, Cost]] = {}
     for group, members in basis.family.cells():
         mine = {arm: basis.family.rows_of(arm, members) for arm in arms}
         found = {arm: to_target(basis, of_arm) for arm, of_arm in mine.items()}
@@ -73,14 +75,18 @@ def section(basis: Basis) -> Section | None:
         for arm, cost in found.items():
             if cost is not None:
                 rows.append([*map(str, group.values()), arm or "student", *_cells(cost, once[arm])])
-        paid += [_paid(group, arm, found, once[arm]) for arm in arms[1:] if once[arm] != Cost()]
-        before |= {(*group.values(), arm): cost for arm, cost in once.items() if cost != Cost()}
+        reading = [arm for arm in arms if once[arm] != Cost()]
+        for arm in reading:
+            before.setdefault(arm or "students", {})[formatting.group(group)] = once[arm]
+        for arm in [arm for arm in reading if arm != arms[0]]:
+            paid.setdefault(_paid(group, found[arm], found[arms[0]], once[arm]), []).append(arm)
     if not rows:
         return None
     header = [*basis.family.groups, "arm", "reached", "steps", "tokens", "FLOPs", "seconds", "device-seconds"]
     header += ["FLOPs with teacher", "device-seconds with teacher and export"]
     grid = Grid(header=header, rows=rows, text_columns=len(basis.family.groups) + 1)
-    paragraphs = [*_notes(before), *(text for text in paid if text)]
+    told = [text.format(listed(of)) for text, of in paid.items() if text]
+    paragraphs = [*_notes(before), *told]
     return Section(name="costs", title="Costs to the target", paragraphs=paragraphs, grids=[grid])
 
 
@@ -94,7 +100,7 @@ def beforehand(basis: Basis, rows: pd.DataFrame) -> Cost:
     return mean([spendings[ids] for ids in known])
 
 
-def _notes(before: Mapping[tuple[Scalar, ...], Cost]) -> Iterator[str]:
+def _notes(before: Mapping[str, Mapping[str, Cost]]) -> Iterator[str]:
     yield (
         "Means over runs, from the start to the first evaluation at the target; a run that never reached it counts in "
         "full, and the mean is marked ≥. Seconds are a run's own, loading and evaluations included, in proportion to "
@@ -102,15 +108,17 @@ def _notes(before: Mapping[tuple[Scalar, ...], Cost]) -> Iterator[str]:
         "to one student all that its arm's teacher (whatever stands for one) and export cost."
     )
     yield FORMULA
-    told: dict[str, list[str]] = {}
-    for names, cost in before.items():
-        amounts = f"{_amount(cost.flops)} FLOPs, {_amount(cost.seconds)} s, {_amount(cost.device_seconds)} device-s"
-        told.setdefault(amounts, []).append(" ".join(map(str, names)))
-    if not any(cost.flops for cost in before.values()):
+    if not any(cost.flops for costs in before.values() for cost in costs.values()):
         yield "No teacher was trained here: what it cost is not counted."
-    if before:
+    told: dict[str, list[str]] = {}
+    for arm, costs in before.items():
+        is_same = len(set(costs.values())) == 1
+        for place, cost in list(costs.items())[: 1 if is_same else None]:
+            amounts = f"{_amount(cost.flops)} FLOPs, {_amount(cost.seconds)} s, {_amount(cost.device_seconds)} device-s"
+            told.setdefault(amounts, []).append(arm if is_same else f"{arm} ({place})")
+    if told:
         amounts = "; ".join(f"{', '.join(names)}: {amount}" for amount, names in told.items())
-        yield f"Teacher and export, once (the export's FLOPs are not counted): {amounts}."
+        yield f"Teacher and export, once (the export's FLOPs are not counted), for the students of {amounts}."
 
 
 def to_target(basis: Basis, rows: pd.DataFrame) -> ToTarget | None:
@@ -181,9 +189,8 @@ def _cells(cost: ToTarget, once: Cost) -> list[str]:
 # -- the teacher pays for itself --------------------------------------------------------------------------
 
 
-def _paid(group: dict[str, Scalar], arm: str, found: dict[str, ToTarget | None], once: Cost) -> str:
-    baseline = next(iter(found.values()))
-    ours = found.get(arm)
+def _paid(group: dict[str, Scalar], ours: ToTarget | None, baseline: ToTarget | None, once: Cost) -> str:
+    """Return after how many students `once` is paid, with {} for the arms; nothing where that is not known."""
     if ours is None or baseline is None:
         return ""
     told = [
@@ -193,7 +200,7 @@ def _paid(group: dict[str, Scalar], arm: str, found: dict[str, ToTarget | None],
     ]
     if not told:
         return ""
-    return f"{where(group)}teacher and export have paid for themselves by students of {arm} {', '.join(told)}."
+    return f"{where(group)}teacher and export have paid for themselves by students of {{}} {', '.join(told)}."
 
 
 def _device_seconds(cost: Cost) -> float:

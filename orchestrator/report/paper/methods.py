@@ -106,7 +106,8 @@ class _Text:
         for record in found[:1]:
             ranks = f" at {_named('rank', self.material.ranks)}" if self.material.ranks else ""
             seeds = sorted({int(item.settings["seed"]) for item in found if "seed" in item.settings})
-            where = _code(record.settings.get("target_modules", "the linear layers"))
+            layers = dict.fromkeys(str(item.settings.get("target_modules", "the linear layers")) for item in found)
+            where = _listed([_code(name) for name in layers])
             yield f"Students are LoRA adapters{self.cite('hu2022lora')}{ranks} on {where}{_alpha(found)}."
             yield f"Each was trained for {_training(record, with_rate=False)}, with {_named('seed', seeds)}."
         told = [self._arm(arm) for arm in self.material.family.arms]
@@ -122,10 +123,21 @@ class _Text:
     def _arm(self, arm: str) -> str:
         from trainables import inits
 
-        references = bibliography.init_references(self.material)
-        label = inits.find(arm).label if arm in references else arm
-        label = f" ({escape(label)})" if label != arm else ""
-        return f"{_code(arm)}{label}{self.cite(*bibliography.keys_in(references.get(arm, '')))}"
+        references, init = (
+            bibliography.init_references(self.material),
+            bibliography.inits_of(self.material).get(arm, arm),
+        )
+        label = inits.find(init).label if arm in references else init
+        told = [label] * (label != arm) + [f"{steps} steps" for steps in self._own_steps(arm)]
+        about = f" ({escape(', '.join(told))})" if told else ""
+        return f"{_code(arm)}{about}{self.cite(*bibliography.keys_in(references.get(arm, '')))}"
+
+    def _own_steps(self, arm: str) -> list[int]:
+        """Return the steps of an arm whose students train for others than the baseline's; else nothing."""
+        family = self.material.family
+        sides = [family.rows_of(name, family.rows) for name in (arm, str(family.comparison.baseline))]
+        ours, theirs = (sorted(set(rows["steps"].dropna())) if "steps" in rows else [] for rows in sides)
+        return [int(steps) for steps in ours] if ours != theirs else []
 
     def _rates(self) -> Iterator[tuple[str, str]]:
         family = self.material.family
