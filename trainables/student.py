@@ -169,7 +169,8 @@ def save_adapter(model: Any, folder: Path, weights: Mapping[str, Any] | None = N
 
     (adapter,) = model.peft_config
     config = model.peft_config[adapter]
-    config.target_modules = sorted(config.target_modules)  # PEFT's set would be in another order each time
+    if not isinstance(config.target_modules, str):  # a regular expression stays as it is
+        config.target_modules = sorted(config.target_modules)  # PEFT's set would be in another order each time
     halves = {f"{PREFIX}{name}": half for name, half in subtracted(model).items()}
     if halves:
         weights = with_start(model.state_dict() if weights is None else weights, halves)

@@ -153,7 +153,7 @@ def pairing(plan: Plan, design: Design) -> Iterator[Advice]:
 
 def _without_teacher(plan: Plan, arms: Arms) -> str:
     teachers = {run.id for run in plan.of_stage("teacher")}
-    fed = plan.dependants(teachers)
+    fed = plan.outlook.dependants(teachers)
     return " and ".join(arm for arm, runs in arms.items() if not any(run.id in fed for run in runs))
 
 
