@@ -43,7 +43,8 @@ def number(value: Number | None, *, scale: float = 1.0, places: int | None = Non
     low, high = value.low * scale, value.high * scale
     if math.isclose(high - mean, mean - low, rel_tol=1e-6):
         places = decimals((high - low) / 2)
-        return f"{_plain(mean, places, signed)} ± {_plain(high - mean, places)}"
+        half = _plain(high - mean, places)
+        return _plain(mean, places, signed) + (f" ± {half}" if half.strip("0.") else "")
     return with_bounds(value, scale=scale, signed=signed)
 
 

@@ -26,6 +26,8 @@ def _keys(material: Material) -> Iterator[str]:
     yield from (key for key, reference in LIBRARY.items() if any(mark in text for mark in reference.marks))
     yield "hu2022lora"
     yield from (key for told in init_references(material).values() for key in keys_in(told))
+    if any(record.trainable == "ia3" for record in material.records.values()):
+        yield "liu2022ia3"
     if any(_setting(material, "use_rslora")):
         yield "kalajdzievski2023rslora"
     yield "loshchilov2019decoupled"

@@ -75,6 +75,16 @@ class _Text:
     def teacher(self) -> Iterator[str]:
         found = self.records("teacher")
         for record in found[:1]:
+            if record.trainable == "lora_mean":
+                yield from self._synthesised(record)
+                continue
+            if record.trainable == "ia3":
+                yield (
+                    f"The teacher is the base model with a factor for each channel of its keys, values and "
+                    f"feed-forward layers, (IA)$^3${self.cite('liu2022ia3')}, trained for {_training(record)} and "
+                    "merged into the weights."
+                )
+                continue
             if "steps" not in record.metrics:
                 yield f"The teacher was given ({_code(record.settings.get('source'))}); nothing was trained for it."
                 continue
@@ -86,6 +96,16 @@ class _Text:
             seeds = sorted({int(item.settings.get("seed", 1)) for item in found})
             yield f"The teacher is the base model fine-tuned {how}{self.cite('loshchilov2019decoupled')}."
             yield f"There {_are(len(found), 'teacher')}, from {_named('seed', seeds)}."
+
+    def _synthesised(self, record: Record) -> Iterator[str]:
+        """Tell how a mean of LoRAs was made."""
+        metrics, inputs = record.metrics, record.inputs
+        members = [self.material.records[id_] for role, id_ in inputs.items() if role.startswith("member")]
+        count, rank = len(members), metrics.get("member_rank")
+        yield f"The teacher is the base model plus the mean of what {count} LoRAs of rank {rank} learnt."
+        if members:
+            seeds = _named("seed", sorted(int(member.settings["seed"]) for member in members))
+            yield f"Each was trained for {_training(members[0])}, with {seeds}; no full fine-tuning was needed."
 
     def export(self) -> Iterator[str]:
         for record in self.records("svd_export")[-1:]:
