@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from orchestrator.report import style
+from orchestrator.report import formatting, style
 from orchestrator.report.material import Drawn, Material
 from orchestrator.report.summary import Line, Number
 
@@ -31,12 +31,14 @@ def outcomes(material: Material) -> Drawn | None:
     for place in range(1, len(lines)):
         if lines[place].group != lines[place - 1].group:
             axis.axhline(place - 0.5, color=style.GREY, linewidth=style.points(0.6))
+            if len(groups) > 1:
+                _name_group(axis, place, formatting.group(lines[place].group))
     for line in lines:
         if line.kind == "teacher":
             axis.axvline(
                 line.numbers[key].mean, color=style.BLACK, linestyle="--", linewidth=style.points(1.1), zorder=1
             )
-    axis.set_yticks(range(len(lines)), [_label(line, shows_group=len(groups) > 1) for line in lines])
+    axis.set_yticks(range(len(lines)), [line.label for line in lines])
     axis.set_ylim(len(lines) - 0.5, -0.5)
     axis.set_xlabel("answers right" if key == "accuracy" else "test loss")
     counts = sorted({line.numbers[key].n for line in arms})
@@ -80,6 +82,7 @@ def _look(material: Material, line: Line) -> dict[str, Any]:
     return {"color": style.GREY, "marker": "x" if line.kind == "untrained" else "d"}
 
 
-def _label(line: Line, *, shows_group: bool) -> str:
-    group = " ".join(str(value) for value in line.group.values()) if shows_group else ""
-    return f"{group}  {line.label}".strip()
+def _name_group(axis: Axes, place: int, name: str) -> None:
+    """Write what the lines from this one on have in common, at the right end of the first."""
+    about: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": "small", "color": style.GREY}
+    axis.annotate(name, (0.995, place), xycoords=("axes fraction", "data"), **about)
