@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -101,23 +101,25 @@ def _with_teacher(study: Study, source: str) -> Study:
 def _with_axis(study: Study, text: str) -> Study:
     option = f"--axis {text}"
     name, value = _assignment(option, text)
-    if name in study.axes and "." not in name:
-        return study.with_axis(name, _known_values(option, name, study.axes[name], value))
-    stage, setting = _stage_and_setting(study, option, name)
     values = [_literal(part) for part in value.split(",") if part.strip()]
+    if name in study.axes and "." not in name:
+        return study.with_axis(name, _known_values(option, study, name, values))
+    stage, setting = _stage_and_setting(study, option, name)
     trainable = trainables.find(study.stages[stage].trainable)
     _explained(option, check_setting, stage, trainable, setting)
     return study.with_axis(name, tuple(_typed(option, stage, study, setting, value) for value in values))
 
 
-def _known_values(option: str, axis: str, values: tuple[Scalar, ...], text: str) -> list[Scalar]:
-    """Return those values of a free axis that the text names: the study alone says what they mean."""
-    known = {str(value): value for value in values}
-    wanted = [part.strip() for part in text.split(",") if part.strip()]
-    for name in wanted:
-        if name not in known:
-            raise UnknownName(f"{option}: {axis} has no value {name!r}", known, name, "Values")
-    return [known[name] for name in wanted]
+def _known_values(option: str, study: Study, axis: str, wanted: Sequence[Scalar]) -> list[Scalar]:
+    """Return the values of a free axis; where the study says what they mean (`By`), only those that it has."""
+    settings = (value for stage in study.stages.values() for value in (*stage.config.values(), *stage.inputs.values()))
+    if not any(isinstance(value, By) and value.axis == axis for value in settings):
+        return list(wanted)
+    known = {str(value): value for value in study.axes[axis]}
+    for value in wanted:
+        if str(value) not in known:
+            raise UnknownName(f"{option}: {axis} has no value {str(value)!r}", known, str(value), "Values")
+    return [known[str(value)] for value in wanted]
 
 
 def _with_setting(study: Study, text: str) -> Study:

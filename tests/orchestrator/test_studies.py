@@ -128,6 +128,11 @@ def test_a_free_axis_takes_those_of_its_values_that_are_named(arms):
     assert load("init_study", Changes(scale="tiny", axes=(f"arm={arms}",))).axes["arm"] == tuple(arms.split(","))
 
 
+def test_a_free_axis_that_means_nothing_but_itself_takes_any_value(tmp_path):
+    (tmp_path / "again.py").write_text(STUDY.replace('.with_axis("student.rank", [2])', '.with_axis("again", (1, 2))'))
+    assert load(str(tmp_path / "again.py"), Changes(scale="tiny", axes=("again=3,4,5",))).axes["again"] == (3, 4, 5)
+
+
 @pytest.mark.parametrize(
     ("study", "changes", "complaint"),
     [

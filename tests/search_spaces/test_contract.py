@@ -32,7 +32,9 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
     return plan
 
 
-pytestmark = [pytest.mark.parametrize("name", names()), pytest.mark.parametrize("scale", SCALES)]
+MEASURING = [name for name, scale in SCALES.items() if getattr(scale, "rehearsal", None) is None]
+"""Scales at which a study asks its question; a rehearsal puts the baseline in the place of every arm."""
+pytestmark = [pytest.mark.parametrize("name", names()), pytest.mark.parametrize("scale", MEASURING)]
 
 
 def test_it_builds_and_says_its_question_in_one_line(name: str, scale: str) -> None:
