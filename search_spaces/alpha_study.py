@@ -1,8 +1,8 @@
 """Does the scaling of the adapter, lora_alpha / rank or rsLoRA's, decide whether the SVD start helps?
 
-At the smallest and the largest rank, with a learning rate of its own for every arm at every scaling: B of the SVD start
-is divided by the scaling, so that only the steps differ, not the start. rsLoRA scales by alpha / sqrt(rank), here with
-alpha = rank. Runs on any layout: `--set base_model.source=tiny-gpt2`.
+At a middle and the largest rank, with a learning rate of its own for every arm at every scaling: B of the SVD start is
+divided by the scaling, so that only the steps differ, not the start. rsLoRA scales by alpha / sqrt(rank), here with
+alpha = rank: by sqrt(rank), which at rank 4 is what 2r does. Runs on any layout: `--set base_model.source=tiny-gpt2`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def build(scale: Scale) -> Study:
         description=str(__doc__).splitlines()[0],
         stages={**stages, "student": stages["student"].but(settings)},
         axes={
-            "student.rank": (scale.ranks[0], scale.ranks[-1]),
+            "student.rank": (scale.rank, scale.ranks[-1]),
             "alpha": tuple(ALPHA),
             "student.init": ("random", "svd"),
             "student.seed": repeats(scale.seeds),

@@ -52,11 +52,11 @@ def test_every_init_and_every_arm_beside_them(sweep) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_scaling_changes_the_steps_and_not_the_start(sweep, layout: str) -> None:
-    found = sweep("alpha_study", "--set", f"base_model.source={layout}", "--axis", "student.rank=4")
+    found = sweep("alpha_study", "--set", f"base_model.source={layout}", "--axis", "student.rank=8")
     svd = found[(found["stage"] == "student") & (found["init"] == "svd")].set_index("alpha")
     assert list(svd["initial_eval_loss"]) == pytest.approx([svd.loc["r", "initial_eval_loss"]] * 4, rel=1e-5)
     assert svd["final_eval_loss"].nunique() == 4
-    assert dict(svd["lora_alpha"].dropna()) == {"r/2": 2.0, "2r": 8.0}
+    assert dict(svd["lora_alpha"].dropna()) == {"r/2": 4.0, "2r": 16.0}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
