@@ -23,7 +23,7 @@ import search_spaces
 import trainables
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.plan import check_setting
-from orchestrator.study import By, Stage, Study
+from orchestrator.study import Axis, By, Stage, Study
 from search_spaces.scales import SCALES
 from trainables.base import Place, Scalar
 
@@ -107,6 +107,8 @@ def _with_axis(study: Study, text: str) -> Study:
     stage, setting = _stage_and_setting(study, option, name)
     trainable = trainables.find(study.stages[stage].trainable)
     _explained(option, check_setting, stage, trainable, setting)
+    for follower in _followers(study, stage):
+        study = study.with_setting(follower, setting, Axis(name))
     return study.with_axis(name, tuple(_typed(option, stage, study, setting, value) for value in values))
 
 
@@ -122,8 +124,14 @@ def _known_values(option: str, study: Study, axis: str, wanted: Sequence[Scalar]
     return [known[str(value)] for value in wanted]
 
 
+def _followers(study: Study, stage: str) -> list[str]:
+    return [name for name, other in study.stages.items() if other.follows == stage]
+
+
 def _with_setting(study: Study, text: str) -> Study:
     option = f"--set {text}"
+    for follower in _followers(study, text.partition(".")[0].strip()):
+        study = _with_setting(study, f"{follower}.{text.partition('.')[2]}")
     name, value = _assignment(option, text)
     stage, setting = _stage_and_setting(study, option, name)
     setting, _, key = setting.partition(".")

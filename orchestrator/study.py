@@ -122,6 +122,8 @@ class Stage:
     config: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str | tuple[str, ...] | By | Collected] = field(default_factory=dict)
     place: Place = field(default_factory=Place)
+    follows: str = ""
+    """A stage whose changes from the command line (--set, --axis) this one takes on, too."""
 
     def but(self, config: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None) -> Stage:
         """Return the stage with some settings and inputs replaced or added."""

@@ -14,6 +14,7 @@ trained on for as many steps as a student.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from orchestrator.study import By, Comparison, Computed, Selected, Stage, Study, repeats
@@ -58,9 +59,9 @@ def stages(scale: Scale) -> dict[str, Stage]:
     return {
         **usual,
         "dataset": dataset.but({"part": "first"}),
-        "unseen_dataset": dataset.but({"part": "second"}),
+        "unseen_dataset": replace(dataset.but({"part": "second"}), follows="dataset"),
         "wrong_dataset": Stage("dataset", scale.wrong_dataset, dataset.inputs, dataset.place),
-        "wrong_teacher": teacher.but(inputs={"dataset": "wrong_dataset"}),
+        "wrong_teacher": replace(teacher.but(inputs={"dataset": "wrong_dataset"}), follows="teacher"),
         "wrong_export": export.but(inputs={"teacher": "wrong_teacher"}),
         "high_rank_student": scale.high_rank_student(),
         "teacher_continued": teacher.but({"steps": scale.student["steps"]}, {"base_model": "teacher"}),

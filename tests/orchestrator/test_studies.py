@@ -2,6 +2,7 @@ import pytest
 
 from orchestrator.errors import InputError, UserError
 from orchestrator.studies import Changes, load
+from orchestrator.study import Axis
 from orchestrator.values import value_at
 from search_spaces.scales import SCALES
 
@@ -159,6 +160,15 @@ def test_a_setting_is_changed_for_the_arms_that_have_none_of_their_own():
     own = {"zero_step": 0, "compute_matched": SCALES["tiny"].compute_matched_steps(4)}
     assert steps == {**dict.fromkeys(study.axes["arm"], 7), **own}
     assert value_at(config["learning_rate"], {**point, "arm": "svd"}, "student.learning_rate") == 1e-3
+
+
+def test_a_stage_that_follows_another_takes_on_its_changes():
+    changes = Changes(scale="tiny", settings=("dataset.source=train.json",), axes=("dataset.split_seed=1,2",))
+    stages = load("init_study", changes).stages
+    assert stages["unseen_dataset"].config["source"] == "train.json"
+    assert stages["unseen_dataset"].config["part"] == "second"
+    assert stages["unseen_dataset"].config["split_seed"] == Axis("dataset.split_seed")
+    assert stages["wrong_dataset"].config["source"] == SCALES["tiny"].wrong_dataset["source"]
 
 
 def test_an_unknown_study_is_answered_with_the_nearest():
