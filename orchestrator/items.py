@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.design import Method, can_conclude
 from orchestrator.plan import Plan, Run
-from orchestrator.replication import is_for_verdict, replicate_axes
+from orchestrator.replication import is_for_verdict, replicate_axes, splitting_axes
 from orchestrator.results import axis_columns
 from orchestrator.store import Record, Store
 from orchestrator.study import Study, Unit
@@ -140,8 +140,7 @@ def item_design(plan: Plan) -> ItemDesign | None:
     columns, repeats = axis_columns(study), replicate_columns(study)
     sizes = {axis: len(values) for axis, values in study.axes.items()}
     runs = math.prod(size for axis, size in sizes.items() if columns[axis] in repeats)
-    groups = [size for axis, size in sizes.items() if columns[axis] not in repeats and axis != comparison.arm]
-    family = (sizes.get(comparison.arm, 1) - 1) * math.prod(groups)
+    family = (sizes.get(comparison.arm, 1) - 1) * math.prod(sizes[axis] for axis in splitting_axes(study))
     return ItemDesign(items, folds_of(study), runs, family, comparison.alpha)
 
 

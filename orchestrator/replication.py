@@ -28,11 +28,20 @@ SPLITTING = ("dataset", "base_model")
 
 
 def replicate_axes(study: Study) -> dict[str, str]:
-    """Return the axes that make replicates with what each is part of (split, teacher, student), outermost first."""
+    """Return the axes that make replicates with what each is part of (split, teacher, student), outermost first.
+
+    An axis along which runs are collected makes none: all compared runs read the same collection.
+    """
     arm = (study.comparison or Comparison()).arm
-    named = [axis for axis in study.axes if study.is_replicate(axis) and axis != arm]
+    named = [axis for axis in study.axes if study.is_replicate(axis) and axis not in {arm, *study.collected}]
     found = {axis: _level(axis, study.compared_stage) for axis in named}
     return dict(sorted(found.items(), key=lambda item: LEVELS.index(item[1])))
+
+
+def splitting_axes(study: Study) -> list[str]:
+    """Return the axes that split the family into groups: rank, and whatever else varies the compared runs."""
+    arm = (study.comparison or Comparison()).arm
+    return [axis for axis in study.axes if axis not in {arm, *replicate_axes(study), *study.collected}]
 
 
 def _level(axis: str, compared: str) -> str:
@@ -150,7 +159,7 @@ def _comparisons(plan: Plan, comparison: Comparison) -> Iterator[tuple[tuple[Sca
     """Yield group, arm and the keys of both sides for every arm against the baseline in every group."""
     study = plan.study
     runs = [run for run in plan.outlook.of_stage(study.compared_stage) if is_for_verdict(run)]
-    splits = [axis for axis in study.axes if axis != comparison.arm and axis not in replicate_axes(study)]
+    splits = splitting_axes(study)
     groups: dict[tuple[Scalar, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.labels.get(axis) for axis in splits), []).append(run)

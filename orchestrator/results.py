@@ -243,7 +243,7 @@ def _volatile(record: Record | None) -> dict[str, Any]:
 def _sorted(study: Study, runs: Iterable[Run]) -> list[Run]:
     runs = list(runs)
     stages = list(dict.fromkeys(run.stage for run in runs))
-    position = {axis: {value: i for i, value in enumerate(_ordered(values))} for axis, values in study.axes.items()}
+    position = {axis: {value: i for i, value in enumerate(ordered(values))} for axis, values in study.axes.items()}
 
     def key(run: Run) -> tuple[Any, ...]:
         axes = tuple(position[axis].get(run.labels.get(axis), -1) for axis in position)
@@ -252,7 +252,8 @@ def _sorted(study: Study, runs: Iterable[Run]) -> list[Run]:
     return sorted(runs, key=key)
 
 
-def _ordered(values: Iterable[Any]) -> list[Any]:
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """Return an axis' values in the order of tables: numbers ascending, others as the study has them."""
     values = list(values)
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 

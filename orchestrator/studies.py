@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -23,9 +23,9 @@ import search_spaces
 import trainables
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.plan import check_setting
-from orchestrator.study import Stage, Study
+from orchestrator.study import Axis, By, Stage, Study
 from search_spaces.scales import SCALES
-from trainables.base import Place
+from trainables.base import Place, Scalar
 
 DEFAULT_SCALE = "laptop"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -101,15 +101,37 @@ def _with_teacher(study: Study, source: str) -> Study:
 def _with_axis(study: Study, text: str) -> Study:
     option = f"--axis {text}"
     name, value = _assignment(option, text)
-    stage, setting = _stage_and_setting(study, option, name)
     values = [_literal(part) for part in value.split(",") if part.strip()]
+    if name in study.axes and "." not in name:
+        return study.with_axis(name, _known_values(option, study, name, values))
+    stage, setting = _stage_and_setting(study, option, name)
     trainable = trainables.find(study.stages[stage].trainable)
     _explained(option, check_setting, stage, trainable, setting)
+    for follower in _followers(study, stage):
+        study = study.with_setting(follower, setting, Axis(name))
     return study.with_axis(name, tuple(_typed(option, stage, study, setting, value) for value in values))
+
+
+def _known_values(option: str, study: Study, axis: str, wanted: Sequence[Scalar]) -> list[Scalar]:
+    """Return the values of a free axis; where the study says what they mean (`By`), only those that it has."""
+    settings = (value for stage in study.stages.values() for value in (*stage.config.values(), *stage.inputs.values()))
+    if not any(isinstance(value, By) and value.axis == axis for value in settings):
+        return list(wanted)
+    known = {str(value): value for value in study.axes[axis]}
+    for value in wanted:
+        if str(value) not in known:
+            raise UnknownName(f"{option}: {axis} has no value {str(value)!r}", known, str(value), "Values")
+    return [known[str(value)] for value in wanted]
+
+
+def _followers(study: Study, stage: str) -> list[str]:
+    return [name for name, other in study.stages.items() if other.follows == stage]
 
 
 def _with_setting(study: Study, text: str) -> Study:
     option = f"--set {text}"
+    for follower in _followers(study, text.partition(".")[0].strip()):
+        study = _with_setting(study, f"{follower}.{text.partition('.')[2]}")
     name, value = _assignment(option, text)
     stage, setting = _stage_and_setting(study, option, name)
     setting, _, key = setting.partition(".")
@@ -124,7 +146,20 @@ def _with_setting(study: Study, text: str) -> Study:
         if not isinstance(old, dict):
             raise UserError(f"{option}: {stage}.{setting} has no parts")
         new = {**old, key: new}
-    return study.with_setting(stage, setting, _typed(option, stage, study, setting, new))
+    return study.with_setting(stage, setting, _for_the_others(option, study, stage, setting, new))
+
+
+def _for_the_others(option: str, study: Study, stage: str, setting: str, value: Any) -> Any:
+    """Return the new value, for the arms that a free axis does not give one of their own: those keep theirs."""
+    typed, current = _typed(option, stage, study, setting, value), study.stages[stage].config.get(setting)
+    if not isinstance(current, By) or "." in current.axis:
+        return typed
+    if current.otherwise is ...:
+        raise UserError(
+            f"{option}: {stage}.{setting} follows {current.axis} in {study.name}; choose with --axis {current.axis}="
+            f"{','.join(map(str, current.table))}"
+        )
+    return By(current.axis, current.table, otherwise=typed)
 
 
 def _without_settings_of_source(study: Study, stage: str) -> Study:

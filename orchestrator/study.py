@@ -122,6 +122,12 @@ class Stage:
     config: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str | tuple[str, ...] | By | Collected] = field(default_factory=dict)
     place: Place = field(default_factory=Place)
+    follows: str = ""
+    """A stage whose changes from the command line (--set, --axis) this one takes on, too."""
+
+    def but(self, config: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None) -> Stage:
+        """Return the stage with some settings and inputs replaced or added."""
+        return replace(self, config={**self.config, **(config or {})}, inputs={**self.inputs, **(inputs or {})})
 
 
 @dataclass(frozen=True)
@@ -195,10 +201,15 @@ class Study:
         """Say whether an axis repeats the comparison (seeds, teachers, splits) instead of varying it."""
         return axis == self.replicate or setting_of(axis) in REPLICATE_SETTINGS
 
+    @property
+    def collected(self) -> frozenset[str]:
+        """The axes along which runs are collected: the runs that read the collection do not follow them."""
+        inputs = (value for stage in self.stages.values() for value in stage.inputs.values())
+        return frozenset(one.over for value in inputs for one in _alternatives(value) if isinstance(one, Collected))
+
     def with_setting(self, stage: str, name: str, value: Any) -> Study:
         """Return the study with one setting of one stage replaced by a plain value."""
-        config = {**self.stages[stage].config, name: value}
-        return self.with_stage(stage, replace(self.stages[stage], config=config))
+        return self.with_stage(stage, self.stages[stage].but({name: value}))
 
     def with_stage(self, name: str, stage: Stage) -> Study:
         """Return the study with one stage replaced."""
@@ -207,6 +218,11 @@ class Study:
     def with_axis(self, name: str, values: Sequence[Scalar]) -> Study:
         """Return the study with one axis replaced or added."""
         return replace(self, axes={**self.axes, name: tuple(values)})
+
+
+def _alternatives(value: Any) -> tuple[Any, ...]:
+    """Return what an input may be: the values of a `By`, or itself."""
+    return (*value.table.values(), value.otherwise) if isinstance(value, By) else (value,)
 
 
 REPLICATE_SETTINGS = ("seed", "split_seed", "fold")

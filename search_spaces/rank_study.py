@@ -3,6 +3,13 @@
 One teacher, one export and, for every rank, the same seeds with both inits. Each arm chooses its own learning rate at
 each rank, by validation loss on seeds that no verdict uses: the best rates of the two arms lie more than ten times
 apart, and a comparison at one shared rate says nothing.
+
+One teacher and one split are luck that all students share, and the verdict says so. Several of either are one option:
+
+    --axis teacher.seed=1,2,3           three teachers; a random student is paired with the mean over them
+    --axis dataset.split_seed=1,2,3     three splits, each with a teacher of its own; n counts splits
+
+or one line of a study: `.with_setting("teacher", "seed", Axis("student.seed"))` gives every seed a teacher of its own.
 """
 
 from __future__ import annotations
@@ -22,8 +29,8 @@ def build(scale: Scale) -> Study:
             "student.init": ("random", "svd"),
             "student.seed": repeats(scale.seeds),
         },
-        comparison=Comparison(baseline="random", target_margin=scale.target_margin),
+        comparison=Comparison(baseline="random", target_margin=scale.target_margin, margin=scale.margin),
         scale=scale.name,
         shape=scale.shape,
-        notes=(f"learning-rate grids lie around rates {scale.learning_rates_from}",),
+        notes=scale.notes(),
     )

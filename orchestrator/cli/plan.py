@@ -158,7 +158,7 @@ def _print_decisions(decisions: Sequence[Decision], *, everything: bool) -> None
 
     table = Table(box=None, pad_edge=False)
     for title in ("run", "name", "", "reason"):
-        table.add_column(title, no_wrap=title != "reason")
+        table.add_column(title, no_wrap=title in ("run", ""), min_width=20 if title == "reason" else None)
     stages = dict.fromkeys(item.run.stage for item in decisions)
     for stage in stages:
         of_stage = [item for item in decisions if item.run.stage == stage]

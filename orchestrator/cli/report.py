@@ -56,7 +56,7 @@ def _add_figure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--figure",
         metavar="NAME",
-        help="loss_curves, outcome_by_rank, differences, spectrum, layers, selection",
+        help="loss_curves, outcome_by_rank, outcomes, differences, spectrum, layers, selection",
     )
     group.add_argument("--arms", metavar="A,B", help="only these arms")
     group.add_argument("--rank", metavar="R,S", help="only these ranks; of --answers, too")

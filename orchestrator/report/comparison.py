@@ -12,6 +12,7 @@ from orchestrator.report import claims
 from orchestrator.report.claims.basis import Basis
 from orchestrator.report.claims.decide import deciding
 from orchestrator.report.claims.oscillation import with_oscillation
+from orchestrator.report.claims.words import told_by_arm
 from orchestrator.report.differences import Judged, judge
 from orchestrator.report.family import Family
 from orchestrator.report.items import ItemView, by_item, with_accuracy
@@ -20,7 +21,7 @@ from orchestrator.report.quotes import quotes
 from orchestrator.report.summary import Failure, Summary
 from orchestrator.report.verdicts import design_note
 from orchestrator.store import Record, Store
-from orchestrator.study import Comparison
+from orchestrator.study import Comparison, setting_of
 
 
 def summarise(
@@ -48,6 +49,7 @@ def summarise(
         counted=judged.counted,
         scope=scope(family),
         group_names=family.groups,
+        arm_name=setting_of(comparison.arm),
         target=_target(family.table, comparison),
         counts=dict(Counter(table["status"])),
         lines=lines,
@@ -87,10 +89,17 @@ def _settings_by_arm(family: Family) -> list[str]:
     settings = [name for name in ("learning_rate", "lora_alpha", "steps", "batch_size") if name in family.rows]
     notes = []
     for name in settings:
-        of_arm = {arm: sorted(set(family.rows_of(arm, family.rows)[name].dropna())) for arm in family.arms}
-        if len({tuple(values) for values in of_arm.values()}) > 1:
-            told = "; ".join(f"{arm} {', '.join(f'{v:g}' for v in values)}" for arm, values in of_arm.items())
-            notes.append(f"{name.replace('_', ' ')} by arm: {told}")
+        rows = (
+            family.rows[family.rows["steps"] != 0]
+            if name == "learning_rate" and "steps" in family.rows
+            else family.rows
+        )
+        of_arm = {
+            arm: ", ".join(f"{v:g}" for v in sorted(set(family.rows_of(arm, rows)[name].dropna())))
+            for arm in family.arms
+        }
+        if len(set(of_arm.values()) - {""}) > 1:
+            notes.append(f"{name.replace('_', ' ')} by arm: {told_by_arm(of_arm)}")
     return notes
 
 

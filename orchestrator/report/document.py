@@ -20,7 +20,7 @@ from orchestrator.report.summary import Summary
 PLACED = {
     "selection": ("Selected settings", ("selection",)),
     "curves": ("Curves", ("loss_curves",)),
-    "outcome": ("Outcome and differences", ("outcome_by_rank", "differences")),
+    "outcome": ("Outcome and differences", ("outcome_by_rank", "outcomes", "differences")),
     "spectra": ("Spectra", ("spectrum",)),
 }
 """Sections that are figures: name -> title and figures, in order."""

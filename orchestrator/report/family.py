@@ -18,8 +18,8 @@ import pandas as pd
 
 from orchestrator import statistics
 from orchestrator.freshness import PENDING
-from orchestrator.replication import check_looks, key_of, levels, replicate_axes
-from orchestrator.results import arm_stage, axis_columns
+from orchestrator.replication import check_looks, key_of, levels, replicate_axes, splitting_axes
+from orchestrator.results import arm_stage, axis_columns, ordered
 from orchestrator.statistics.replicates import Key
 from orchestrator.study import Comparison, Study
 from trainables.base import Scalar
@@ -91,8 +91,7 @@ class Family:
     @cached_property
     def groups(self) -> list[str]:
         """The columns that split the family: rank, and whatever else varies and is neither arm nor replicate."""
-        ours = [self.columns[axis] for axis in self.study.axes if axis in self.columns]
-        return [column for column in ours if column != self.arm and column not in self.replicates]
+        return [self.columns[axis] for axis in splitting_axes(self.study) if axis in self.columns]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -118,8 +117,17 @@ class Family:
         if not self.groups:
             yield {}, self.rows
             return
-        for values, rows in self.rows.groupby(self.groups, dropna=False, sort=True):
-            yield dict(zip(self.groups, (_plain(value) for value in values), strict=True)), rows
+        found = [
+            (dict(zip(self.groups, map(_plain, values), strict=True)), rows)
+            for values, rows in self.rows.groupby(self.groups, dropna=False, sort=True)
+        ]
+        yield from sorted(found, key=lambda cell: [self._places[name].get(at, -1) for name, at in cell[0].items()])
+
+    @cached_property
+    def _places(self) -> dict[str, dict[Scalar, int]]:
+        """The place of every value of the columns that split the family."""
+        axes = ((self.columns[axis], ordered(self.study.axes[axis])) for axis in splitting_axes(self.study))
+        return {column: {value: place for place, value in enumerate(values)} for column, values in axes}
 
     def rows_of(self, arm: str, rows: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of one arm."""

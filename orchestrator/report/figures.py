@@ -11,6 +11,8 @@ import pandas as pd
 from orchestrator import statistics
 from orchestrator.report import selection_figure, style
 from orchestrator.report.material import Drawn, Material, Written
+from orchestrator.report.outcomes import outcomes
+from orchestrator.report.panels import panels
 from orchestrator.report.spectra import layers, spectrum
 from orchestrator.report.summary import Difference, Line
 from orchestrator.results import write_csv
@@ -43,32 +45,23 @@ def write_all(material: Material, folder: Path) -> dict[str, Written]:
 
 
 def loss_curves(material: Material) -> Drawn | None:
-    """How fast do the arms learn? Held-out loss against step, one panel per rank."""
+    """How fast do the arms learn? Held-out loss against step, one panel per rank (or per arm: see `panels`)."""
     curves = _curves(material)
     if curves.empty:
         return None
-    panels = list(dict.fromkeys(curves["panel"]))
-    columns = style.columns_for(len(panels))
-    rows = -(-len(panels) // columns)
-    drawn, axes = style.figure(columns, rows, width=2.0 + 2.6 * columns, height=0.9 + 2.6 * rows)
-    for axis, panel in zip(axes, panels, strict=False):
-        _draw_panel(axis, curves[curves["panel"] == panel], material)
-        axis.set_title(panel)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
+    of_panel = panels(curves, material.every_arm)
+    drawn, axes = of_panel.figure(height=0.9, share_x=not of_panel.is_by_arm)
+    for axis, shown in zip(axes, of_panel.shown.values(), strict=True):
+        _draw_panel(axis, shown, material)
     style.loss_axis(axes[0])
-    teacher = _teacher_loss(material)
-    for index, axis in enumerate(axes[: len(panels)] if teacher is not None else []):
+    teacher, columns = _teacher_loss(material), style.columns_for(len(axes))
+    for index, axis in enumerate(axes if teacher is not None else []):
         is_last = index % columns == columns - 1
         style.rule(axis, teacher or 0.0, f"teacher\n{teacher:.3g}" if is_last else "")
-    for index in range(len(panels)):
-        is_lowest = index + columns >= len(panels)
-        axes[index].set_xlabel("training step" if is_lowest else "")
-        axes[index].tick_params(labelbottom=is_lowest)
-        axes[index].set_ylabel("held-out loss" if index % columns == 0 else "")
-    style.legend(drawn, axes[0])
+    of_panel.label(axes, "training step", "held-out loss")
+    style.legend(drawn, axes[0], of_panel.named(material.every_arm))
     detail = f"mean and 95 % t interval over {_runs(curves['n'])} per arm"
-    style.title(drawn, "How fast does each init learn?", detail)
+    style.title(drawn, f"How fast does each {material.summary.arm_name} learn?", detail)
     caption = f"Held-out loss during training, {detail}."
     return Drawn(drawn, curves, caption)
 
@@ -118,7 +111,7 @@ def outcome_by_rank(material: Material) -> Drawn | None:
     key = "accuracy" if summary.metric == "test_accuracy" else "test_loss"
     lines = [line for line in material.lines if key in line.numbers]
     numbers = pd.DataFrame([{"line": line.label, **line.group, **line.numbers[key].model_dump()} for line in lines])
-    if summary.group_names != ["rank"] or not any(line.kind == "arm" for line in lines):
+    if summary.group_names != ["rank"] or len({line.group["rank"] for line in lines if line.kind == "arm"}) < 2:
         return None
     drawn, (axis,) = style.figure(width=6.4, height=4.2)
     for arm in material.arms:
@@ -133,7 +126,7 @@ def outcome_by_rank(material: Material) -> Drawn | None:
     style.legend(drawn, axis)
     runs = _runs(pd.Series([line.numbers[key].n for line in lines if line.kind == "arm"]))
     detail = f"mean and 95 % t interval over {runs} per arm"
-    style.title(drawn, "At which rank does the init matter?", detail)
+    style.title(drawn, f"At which rank does the {summary.arm_name} matter?", detail)
     caption = f"{axis.get_ylabel().capitalize()} against rank, {detail}."
     return Drawn(drawn, numbers, caption)
 
@@ -255,6 +248,7 @@ FIGURES: Mapping[str, Draw] = {
     "selection": selection,
     "loss_curves": loss_curves,
     "outcome_by_rank": outcome_by_rank,
+    "outcomes": outcomes,
     "differences": differences,
     "spectrum": spectrum,
     "layers": layers,

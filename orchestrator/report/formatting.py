@@ -14,6 +14,8 @@ from orchestrator.report.summary import Line, Number, Steps, Summary
 from trainables.base import Scalar
 
 NOTHING = "–"
+MOST_DECIMALS = 6
+"""Of a single value; what is smaller is rounding of the arithmetic."""
 MINUS = "−"
 
 
@@ -41,7 +43,8 @@ def number(value: Number | None, *, scale: float = 1.0, places: int | None = Non
     low, high = value.low * scale, value.high * scale
     if math.isclose(high - mean, mean - low, rel_tol=1e-6):
         places = decimals((high - low) / 2)
-        return f"{_plain(mean, places, signed)} ± {_plain(high - mean, places)}"
+        half = _plain(high - mean, places)
+        return _plain(mean, places, signed) + (f" ± {half}" if half.strip("0.") else "")
     return with_bounds(value, scale=scale, signed=signed)
 
 
@@ -128,11 +131,11 @@ def group(values: Mapping[str, Scalar]) -> str:
 
 
 def _plain(value: float, places: int, signed: bool = False) -> str:
-    if value == 0:
+    if value == 0 or (places >= MOST_DECIMALS and abs(value) < 0.5 * 10**-places):
         return "0"
     text = f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
     return text.replace("-", MINUS).replace("inf", "∞")
 
 
 def _decimals_of_three(value: float) -> int:
-    return 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return 0 if value == 0 else min(MOST_DECIMALS, max(0, 2 - math.floor(math.log10(abs(value)))))

@@ -295,12 +295,11 @@ def with_accuracy(view: ItemView, line: Line) -> Line:
 def _of_line(view: ItemView, line: Line) -> pd.DataFrame:
     """Return the item outcomes of the runs behind a line."""
     items = view.items
-    stages = {"base": "base_model", "teacher": "teacher", "untrained": "svd_export"}
     for column, value in line.group.items():
         if column in items:
             items = items[items[column].isna() | (items[column] == value)]
     if line.kind != "arm":
-        return items[items["stage"] == stages[line.kind]]
+        return items[items["stage"] == (line.stage or "svd_export")]
     arm = view.family.arm
     ids = set(
         view.family.rows["run_id"] if arm is None else view.family.rows_of(line.label, view.family.rows)["run_id"]

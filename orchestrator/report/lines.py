@@ -12,21 +12,37 @@ from orchestrator import statistics
 from orchestrator.report.differences import number
 from orchestrator.report.family import Family
 from orchestrator.report.measures import MEASURES
-from orchestrator.report.summary import Line, Number, Steps
+from orchestrator.report.summary import Kind, Line, Number, Steps
 from orchestrator.results import arm_stage
 from orchestrator.store import Record
+from orchestrator.study import Study
 from trainables.base import Scalar
 
 
 def references(family: Family) -> Iterator[Line]:
-    """Yield the lines of base model and teacher."""
-    for kind, stage, label in (("base", "base_model", "base model"), ("teacher", "teacher", "teacher")):
+    """Yield the lines of base model and teacher, and of what else the study tests that is no arm."""
+    for stage in reference_stages(family.study):
         rows = family.table[family.table["stage"] == stage]
         if len(rows):
             numbers = _numbers(rows)
             if stage == "base_model":
                 numbers.pop("seconds", None)
-            yield Line(label=label, kind=kind, numbers=numbers, **_fate(rows))
+            kind = KINDS.get(stage, "reference")
+            gap = _gap_closed(family, rows) if kind == "reference" else None
+            numbers |= {"gap_closed": gap} if gap else {}
+            yield Line(label=stage.replace("_", " "), kind=kind, stage=stage, numbers=numbers, **_fate(rows))
+
+
+KINDS: Mapping[str, Kind] = {"base_model": "base", "teacher": "teacher"}
+"""What a stage's line is; those of other stages are references."""
+
+
+def reference_stages(study: Study) -> list[str]:
+    """Return base model and teacher, then what other stages the study tests but for students and truncated teachers."""
+    tested = [stage.inputs.get("subject", ()) for stage in study.stages.values()]
+    named = [name for names in tested for name in (names if isinstance(names, tuple) else (names,))]
+    others = [name for name in named if isinstance(name, str) and name not in ("svd_export", study.compared_stage)]
+    return list(dict.fromkeys([*KINDS, *others]))
 
 
 def arm_lines(family: Family, records: Mapping[str, Record]) -> Iterator[Line]:

@@ -22,17 +22,24 @@ def quotes(family: Family) -> Iterator[Quote]:
                 baseline=str(family.comparison.baseline),
                 group=group,
                 initial_loss=percent(family, arm, rows, "initial_eval_loss"),
-                steps=percent(family, arm, with_restricted_steps(rows), "_steps"),
+                steps=percent_of_steps(family, arm, rows),
                 final_loss=percent(family, arm, rows, "final_eval_loss"),
             )
 
 
+def percent_of_steps(family: Family, arm: str, rows: pd.DataFrame) -> Number | None:
+    """Return `percent` of the steps to target, both arms watched for as long as the one with fewer steps was."""
+    both = pd.concat([family.rows_of(name, rows) for name in (arm, str(family.comparison.baseline))])
+    return percent(family, arm, with_restricted_steps(both), "_steps")
+
+
 def with_restricted_steps(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with the steps to target, those that never got there counted with the horizon."""
+    """Return the rows with the steps to target up to their shortest horizon, which those count that got there later."""
     columns = [rows[name] for name in ("steps_to_target", "steps_censored_at") if name in rows]
     if not columns:
         return rows
-    return rows.assign(_steps=pd.concat(columns, axis=1).astype("float64").bfill(axis=1).iloc[:, 0])
+    steps = pd.concat(columns, axis=1).astype("float64").bfill(axis=1).iloc[:, 0]
+    return rows.assign(_steps=steps.clip(upper=rows["steps"].min()) if "steps" in rows else steps)
 
 
 def percent(family: Family, arm: str, rows: pd.DataFrame, column: str) -> Number | None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from orchestrator.plan import Plan
 from orchestrator.report import style
+from orchestrator.report.panels import panels
 from orchestrator.selection import Selection, written
 from orchestrator.study import Comparison, setting_of
 
@@ -29,26 +30,17 @@ def draw(plan: Plan, arms: Sequence[str], shows: Shows = lambda _group, _arm: Tr
     numbers = table(plan, shows)
     if numbers.empty or numbers["loss"].isna().all():
         return None
-    panels = list(dict.fromkeys(numbers["panel"]))
-    columns = style.columns_for(len(panels))
-    rows = -(-len(panels) // columns)
-    drawn, axes = style.figure(columns, rows, width=2.0 + 2.6 * columns, height=1.2 + 2.6 * rows)
-    for axis, panel in zip(axes, panels, strict=False):
+    of_panel = panels(numbers, arms)
+    drawn, axes = of_panel.figure(height=1.2)
+    for axis, shown in zip(axes, of_panel.shown.values(), strict=True):
         axis.set_xscale("log")
-        _draw_panel(axis, numbers[numbers["panel"] == panel], arms)
-        axis.set_title(panel)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
+        _draw_panel(axis, shown, arms)
     _fit(axes[0], numbers)
-    for axis, panel in zip(axes, panels, strict=False):
-        _draw_diverged(axis, numbers[numbers["panel"] == panel], arms)
+    for axis, shown in zip(axes, of_panel.shown.values(), strict=True):
+        _draw_diverged(axis, shown, arms)
     setting = str(numbers["setting"].iloc[0]).replace("_", " ")
-    for index, axis in enumerate(axes[: len(panels)]):
-        is_lowest = index + columns >= len(panels)
-        axis.set_xlabel(setting if is_lowest else "")
-        axis.tick_params(labelbottom=is_lowest)
-        axis.set_ylabel("validation loss" if index % columns == 0 else "")
-    _legend(drawn, axes[: len(panels)], set(numbers["state"]))
+    of_panel.label(axes, setting, "validation loss")
+    _legend(drawn, axes, of_panel.named(list(dict.fromkeys(numbers["arm"]))), set(numbers["state"]))
     detail = _detail(numbers)
     style.title(drawn, f"Which {setting} does each arm choose?", detail)
     return (
@@ -128,14 +120,15 @@ def _draw_diverged(axis: Axes, numbers: pd.DataFrame, arms: Sequence[str]) -> No
         )
 
 
-def _legend(drawn: Figure, axes: Iterable[Axes], states: set[str]) -> None:
-    """Name every arm of any panel once, and the rings."""
+def _legend(drawn: Figure, axes: Iterable[Axes], arms: Sequence[str], states: set[str]) -> None:
+    """Name every one of these arms once, and the rings."""
     from matplotlib.lines import Line2D
 
     named: dict[str, Any] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
+    named = {name: handle for name, handle in named.items() if name in arms or not any(arms)}
     named |= {name: Line2D([], [], **_ring(), marker=mark) for state, (mark, name) in RINGS.items() if state in states}
     drawn.legend([*named.values()], [*named], loc="outside lower center", ncols=style.legend_columns(drawn, [*named]))
 

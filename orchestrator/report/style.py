@@ -128,13 +128,15 @@ def columns_for(panels: int) -> int:
     return min(panels, look().most_columns)
 
 
-def figure(columns: int = 1, rows: int = 1, *, width: float = 6.4, height: float = 4.0) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure and its axes, which share both scales; the size (inches) is the one asked for here."""
+def figure(
+    columns: int = 1, rows: int = 1, *, width: float = 6.4, height: float = 4.0, share_x: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure and its axes, which share their scales; the size (inches) is the one asked for here."""
     from matplotlib.figure import Figure as NewFigure
 
     size = (look().width or width, look().height or height * look().height_scale)
     drawn = NewFigure(figsize=size, layout="constrained")
-    axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    axes = drawn.subplots(rows, columns, sharex=share_x, sharey=True, squeeze=False)
     return drawn, [axis for row in axes for axis in row]
 
 
@@ -144,9 +146,14 @@ def title(drawn: Figure, question: str, detail: str) -> None:
         drawn.suptitle(f"{question}\n{detail[0].upper()}{detail[1:]}", x=0.01, ha="left")
 
 
-def legend(drawn: Figure, axis: Axes, *, beside: bool = False) -> None:
-    """Put the legend where it covers nothing: under the panels, or beside them if it is long and there is room."""
-    handles, labels = axis.get_legend_handles_labels()
+def legend(drawn: Figure, axis: Axes, only: Sequence[str] | None = None, *, beside: bool = False) -> None:
+    """Put the legend where it covers nothing: under the panels, or beside them if it is long and there is room.
+
+    With `only`, it names these labels and no others.
+    """
+    named = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    labels = [label for label in named if only is None or label in only]
+    handles = [named[label] for label in labels]
     if beside and look().most_columns > 2:
         drawn.legend(handles, labels, loc="outside right center")
     else:
@@ -183,16 +190,20 @@ def as_svg(drawn: Figure) -> bytes:
 def arm_style(arms: Sequence[str], arm: str) -> tuple[str, str]:
     """Return colour and marker of an arm among all of the study's; the baseline, which comes first, has the first.
 
-    Where there are more arms than colours, markers shift against them: no two of the first 36 arms look alike.
+    The baseline's colour is its own. Where there are more other arms than other colours, markers shift against them:
+    no two of the first 31 arms look alike.
     """
     index = list(arms).index(arm)
-    return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[(index + index // len(ARM_COLOURS)) % len(MARKERS)]
+    if index == 0:
+        return ARM_COLOURS[0], MARKERS[0]
+    turn, place = divmod(index - 1, len(ARM_COLOURS) - 1)
+    return ARM_COLOURS[1 + place], MARKERS[(1 + place + turn) % len(MARKERS)]
 
 
 def arm_line(arms: Sequence[str], arm: str) -> dict[str, Any]:
     """Return colour, marker and dashes of an arm's line; see `arm_style`."""
     colour, marker = arm_style(arms, arm)
-    dashes = DASHES[list(arms).index(arm) // len(ARM_COLOURS) % len(DASHES)]
+    dashes = DASHES[max(0, list(arms).index(arm) - 1) // (len(ARM_COLOURS) - 1) % len(DASHES)]
     return {"color": colour, "marker": marker, "linestyle": dashes}
 
 

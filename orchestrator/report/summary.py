@@ -15,7 +15,7 @@ from orchestrator.report.sections import Section
 from orchestrator.study import Unit
 from trainables.base import Scalar
 
-Kind: TypeAlias = Literal["base", "teacher", "untrained", "arm"]
+Kind: TypeAlias = Literal["base", "teacher", "reference", "untrained", "arm"]
 Verdict: TypeAlias = Literal[
     "supported", "contradicted", "equivalent", "inconclusive", "under-powered by design", "interim"
 ]
@@ -46,13 +46,15 @@ class Steps(Part):
 
 
 class Line(Part):
-    """One line of the comparison: base, teacher, an SVD that was not trained, or an arm at one rank.
+    """One line of the comparison: base, teacher, another reference, an SVD that was not trained, or an arm at one rank.
 
-    `lost` counts the runs that ended badly or are missing, by status.
+    `stage` is that of the runs behind base, teacher and reference. `lost` counts the runs that ended badly or are
+    missing, by status.
     """
 
     label: str
     kind: Kind
+    stage: str = ""
     group: dict[str, Scalar] = {}
     planned: int = 1
     done: int = 0
@@ -116,6 +118,7 @@ class Summary(Part):
     """Everything a report says.
 
     `method` is how the family's p is adjusted when all its replicates are there, `counted` says what n counts.
+    `arm_name` is what the compared axis is called in tables: init.
     """
 
     study: str
@@ -132,6 +135,7 @@ class Summary(Part):
     counted: str
     scope: str
     group_names: list[str]
+    arm_name: str = "arm"
     target: str
     counts: dict[str, int]
     lines: list[Line]

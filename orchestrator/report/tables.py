@@ -31,7 +31,7 @@ def comparison(summary: Summary, columns: Sequence[Measure] = MEASURES, *, is_na
     """Return the comparison: a row per reference and arm, cells are mean ± half the interval."""
     shown = [column for column in columns if any(column.key in line.numbers for line in summary.lines)]
     titles = [column.heading if is_narrow else column.full_title for column in shown]
-    header = [*summary.group_names, "init", "n", *titles, "steps" if is_narrow else STEPS]
+    header = [*summary.group_names, summary.arm_name, "n", *titles, "steps" if is_narrow else STEPS]
     rows = [_row(summary, line, shown, is_narrow) for line in summary.lines]
     groups = [line.group for line in summary.lines]
     rules = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]

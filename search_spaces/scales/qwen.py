@@ -17,6 +17,9 @@ WORD_PROBLEMS = {
     "test": 500,
 }
 
+LETTERS = {"source": "letter_counting", "items": 4000, "max_length": 256, "validation": 200, "test": 200}
+"""A task that has nothing to do with word problems but that its answers are numbers."""
+
 A100_40G, H100_80G, CARD_48G = 39.0, 79.0, 44.5
 """GiB that nvidia-smi shows of the smallest card of each size: A100 PCIe, H100 SXM, L40S (an RTX A6000 has 48)."""
 
@@ -39,6 +42,9 @@ QWEN_1_5B = Scale(
     ranks=(4, 8, 16, 32, 64),
     seeds=7,
     target_margin=0.02,
+    margin=0.01,
+    rank=16,
+    wrong_dataset=LETTERS,
     shape=QWEN_MATH_1_5B,
     places={
         "base_model": CPU,
@@ -65,6 +71,9 @@ QWEN_7B = Scale(
     ranks=(4, 8, 16, 32, 64),
     seeds=7,
     target_margin=0.02,
+    margin=0.01,
+    rank=16,
+    wrong_dataset=LETTERS,
     shape=QWEN_MATH_7B,
     places={
         "base_model": CPU,

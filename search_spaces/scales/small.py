@@ -12,6 +12,9 @@ SUMS = {
 }
 """Sums of two or three numbers of one or two digits: quick, verifiable, and visibly learnt by a small model."""
 
+SPELLING = {"source": "spell_backward", "max_length": 96}
+"""A task that has nothing to do with sums."""
+
 TINY = Scale(
     name="tiny",
     about="a two-layer model built in code; the whole pipeline on one core within a minute; shows nothing but that",
@@ -26,6 +29,10 @@ TINY = Scale(
     ranks=(2, 4, 8),
     seeds=3,
     target_margin=0.05,
+    margin=0.05,
+    rank=4,
+    high_rank=16,
+    wrong_dataset={**SPELLING, "items": 200, "validation": 20, "test": 20},
     shape=TINY_QWEN2,
 )
 
@@ -47,6 +54,9 @@ LAPTOP = Scale(
     ranks=(4, 16, 64),
     seeds=7,
     target_margin=0.05,
+    margin=0.02,
+    rank=16,
+    wrong_dataset={**SPELLING, "items": 700, "validation": 32, "test": 32},
     shape=SMOLLM2_135M,
     places={"teacher": Place(checkpoint_every=30)},
 )

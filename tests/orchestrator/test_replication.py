@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.replication import design_of, key_of, replicate_axes
+from orchestrator.replication import design_of, key_of, replicate_axes, splitting_axes
 from orchestrator.store import Store
-from orchestrator.study import Axis, Comparison, Study
-from tests.orchestrator.synthetic import planned, rank_study
+from orchestrator.study import Axis, Collected, Comparison, Stage, Study
+from tests.orchestrator.synthetic import FAKES, READS, planned, rank_study
 from trainables.base import InputError
 
 
@@ -52,6 +52,16 @@ def test_teachers_count_where_every_arm_has_one_and_not_where_random_reads_none(
     )
     found = design(both_read, tmp_path)
     assert (found.have, found.counted) == (2, ("teacher",)), "its three students share each teacher's luck"
+
+
+def test_members_that_are_collected_make_no_replicates_and_no_groups(tmp_path):
+    plain = rank_study(ranks=(4,), seeds=3)
+    mean = Stage(f"{FAKES}.teacher", {}, {**READS, "dataset": Collected("dataset", over="dataset.split_seed")})
+    study = plain.with_stage("teacher", mean).with_axis("dataset.split_seed", (1, 2))
+    assert study.collected == {"dataset.split_seed"}
+    assert list(replicate_axes(study)) == ["student.seed"]
+    assert splitting_axes(study) == ["student.rank"]
+    assert splitting_axes(plain.with_axis("student.lora_alpha", (4.0, 8.0))) == ["student.rank", "student.lora_alpha"]
 
 
 def test_one_line_gives_every_seed_a_teacher_of_its_own(tmp_path):

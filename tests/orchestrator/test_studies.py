@@ -1,7 +1,9 @@
 import pytest
 
 from orchestrator.errors import InputError, UserError
-from orchestrator.studies import Changes, load, names, summary
+from orchestrator.studies import Changes, load
+from orchestrator.study import Axis
+from orchestrator.values import value_at
 from search_spaces.scales import SCALES
 
 STUDY = '''
@@ -10,25 +12,6 @@ from search_spaces.rank_study import build as rank_study
 def build(scale):
     return rank_study(scale).with_axis("student.rank", [2])
 '''
-
-
-@pytest.mark.parametrize("name", names())
-@pytest.mark.parametrize("scale", SCALES)
-def test_every_study_builds_at_every_scale_and_says_its_question_in_one_line(name, scale):
-    study = load(name, Changes(scale=scale))
-    assert study.name == name
-    assert study.scale == scale
-    assert summary(name) == study.description
-    assert study.description.endswith(("?", "."))
-
-
-@pytest.mark.parametrize("name", names())
-@pytest.mark.parametrize("scale", SCALES)
-def test_every_arm_of_every_study_has_a_learning_rate(name, scale):
-    study = load(name, Changes(scale=scale))
-    for init in study.axes["student.init"]:
-        for rank in study.axes["student.rank"]:
-            assert SCALES[scale].learning_rate(init, rank) in SCALES[scale].learning_rates[init].values()
 
 
 def test_a_rank_between_tuned_ranks_takes_the_rate_of_the_nearest():
@@ -44,8 +27,14 @@ def test_a_rank_between_tuned_ranks_takes_the_rate_of_the_nearest():
 
 
 def test_an_arm_without_a_rate_is_refused_with_the_way_out():
-    with pytest.raises(InputError, match=r"no learning rate for init 'pissa'.*--set student.learning_rate"):
-        SCALES["tiny"].learning_rate("pissa", 4)
+    with pytest.raises(InputError, match=r"no learning rate for init 'mine'.*--set student.learning_rate"):
+        SCALES["tiny"].learning_rate("mine", 4)
+
+
+def test_inits_that_start_where_another_does_have_its_rate():
+    tiny = SCALES["tiny"]
+    assert tiny.learning_rate("pissa", 4) == tiny.learning_rate("random", 4)
+    assert tiny.learning_rate("lora_squeeze", 4) == tiny.learning_rate("svd", 4)
 
 
 def test_naming_another_source_drops_what_was_said_of_the_old_one():
@@ -133,6 +122,53 @@ def test_a_study_file_that_is_none_is_one_line(tmp_path, text, complaint):
     with pytest.raises(UserError) as caught:
         load(str(path))
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("arms", ["svd,random", "zero_step,random"])
+def test_a_free_axis_takes_those_of_its_values_that_are_named(arms):
+    assert load("init_study", Changes(scale="tiny", axes=(f"arm={arms}",))).axes["arm"] == tuple(arms.split(","))
+
+
+def test_a_free_axis_that_means_nothing_but_itself_takes_any_value(tmp_path):
+    (tmp_path / "again.py").write_text(STUDY.replace('.with_axis("student.rank", [2])', '.with_axis("again", (1, 2))'))
+    assert load(str(tmp_path / "again.py"), Changes(scale="tiny", axes=("again=3,4,5",))).axes["again"] == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("study", "changes", "complaint"),
+    [
+        ("init_study", {"axes": ("arm=random,svdd",)}, "arm has no value 'svdd'. Did you mean 'svd'? Values: compute_"),
+        (
+            "init_study",
+            {"settings": ("student.init=svd",)},
+            "student.init follows arm in init_study; choose with --axis arm=",
+        ),
+        ("rank_study", {"axes": ("arm=random",)}, "no stage named 'arm'"),
+    ],
+)
+def test_what_does_not_fit_a_free_axis_is_one_line(study, changes, complaint):
+    with pytest.raises(UserError) as caught:
+        load(study, Changes(scale="tiny", **changes))
+    assert complaint in str(caught.value)
+
+
+def test_a_setting_is_changed_for_the_arms_that_have_none_of_their_own():
+    study = load("init_study", Changes(scale="tiny", settings=("student.steps=7", "student.learning_rate=1e-3")))
+    config = study.stages["student"].config
+    point = {"student.rank": 4}
+    steps = {arm: value_at(config["steps"], {**point, "arm": arm}, "student.steps") for arm in study.axes["arm"]}
+    own = {"zero_step": 0, "compute_matched": SCALES["tiny"].compute_matched_steps(4)}
+    assert steps == {**dict.fromkeys(study.axes["arm"], 7), **own}
+    assert value_at(config["learning_rate"], {**point, "arm": "svd"}, "student.learning_rate") == 1e-3
+
+
+def test_a_stage_that_follows_another_takes_on_its_changes():
+    changes = Changes(scale="tiny", settings=("dataset.source=train.json",), axes=("dataset.split_seed=1,2",))
+    stages = load("init_study", changes).stages
+    assert stages["unseen_dataset"].config["source"] == "train.json"
+    assert stages["unseen_dataset"].config["part"] == "second"
+    assert stages["unseen_dataset"].config["split_seed"] == Axis("dataset.split_seed")
+    assert stages["wrong_dataset"].config["source"] == SCALES["tiny"].wrong_dataset["source"]
 
 
 def test_an_unknown_study_is_answered_with_the_nearest():

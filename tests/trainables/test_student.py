@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 import trainables
+from search_spaces.target_study import TARGETS
 from tests.trainables.driver import execute, prepare
 from tests.trainables.tiny_models import FAMILIES, base_model, dataset, examples, inputs
 from trainables.base import InputError
@@ -41,11 +42,11 @@ def test_a_saved_adapter_reloads_through_peft_and_gives_the_loss_that_was_measur
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("targets", ["all-linear", r".*\.(q_proj|v_proj|c_attn)"])
+@pytest.mark.parametrize("targets", TARGETS)
 def test_a_reloaded_adapter_gives_identical_logits(tmp_path, family, targets):
     from trainables.student import save_adapter
 
-    config = StudentConfig(**SETTINGS, use_rslora=True, target_modules=targets)
+    config = StudentConfig(**SETTINGS, use_rslora=True, target_modules=TARGETS[targets])
     model = add_adapter(load_model(base_model(family)), config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from orchestrator.errors import UserError
-from orchestrator.items import evaluations, fold_columns, replicate_columns
+from orchestrator.items import evaluations, fold_columns
 from orchestrator.plan import Plan, Run
+from orchestrator.replication import splitting_axes
 from orchestrator.results import arm_stage, axis_columns
 from orchestrator.store import Store
 from trainables.base import Scalar
@@ -148,9 +149,8 @@ def _groups(plan: Plan) -> list[dict[str, Scalar]]:
 
 
 def _group_columns(plan: Plan) -> dict[str, str]:
-    study, columns = plan.study, axis_columns(plan.study)
-    others = set(replicate_columns(study)) | {columns.get(study.comparison.arm, "") if study.comparison else ""}
-    return {axis: columns[axis] for axis in study.axes if columns[axis] not in others}
+    columns = axis_columns(plan.study)
+    return {axis: columns[axis] for axis in splitting_axes(plan.study)}
 
 
 def _key(plan: Plan, run: Run, line: Mapping[str, Any]) -> Key:
@@ -217,7 +217,7 @@ def _label(plan: Plan, run: Run) -> tuple[str, bool]:
     """Return what the subject of an evaluation is called, and whether it is an arm."""
     stage = plan[run.inputs["subject"]].stage
     if stage != arm_stage(plan.study):
-        return LABELS.get(stage, stage), False
+        return LABELS.get(stage, stage.replace("_", " ")), False
     arm = run.labels.get(plan.study.comparison.arm) if plan.study.comparison else None
     return str(arm or stage), True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -73,6 +74,18 @@ class Basis:
         """Say whether the runs of an arm need a teacher, directly or through its export."""
         fed = self.plan.dependants(run.id for run in self.plan.of_stage("teacher"))
         return any(run_id in fed for run_id in self.family.rows_of(arm, self.family.rows)["run_id"])
+
+    def before(self, run_id: str) -> frozenset[str]:
+        """Return the finished runs that a run needs, directly or not, but for what fetches base model and data."""
+        if run_id not in self._before:
+            needed = [self.plan[id_] for id_ in self.plan[run_id].inputs.values() if id_ in self.records]
+            own = [run.id for run in needed if not run.find_trainable().prepares]
+            self._before[run_id] = frozenset(own).union(*(self.before(id_) for id_ in own))
+        return self._before[run_id]
+
+    @cached_property
+    def _before(self) -> dict[str, frozenset[str]]:
+        return {}
 
     def exports(self) -> list[Record]:
         """Return the finished exports, the largest rank first."""

@@ -9,7 +9,7 @@ counts as part of one matrix product; attention's products, checkpointing and ev
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 
 from orchestrator.report import formatting
 from orchestrator.report.claims.basis import Basis, number
-from orchestrator.report.claims.words import where
+from orchestrator.report.claims.words import listed, where
 from orchestrator.report.sections import Grid, Section
 from orchestrator.store import Record
 from trainables.base import Scalar
@@ -65,41 +65,60 @@ class ToTarget:
 def section(basis: Basis) -> Section | None:
     """Return the costs to target per arm and rank, and after how many students the teacher has paid for itself."""
     arms = basis.family.arms or [""]
-    teachers, exports = basis.done("teacher"), basis.done("svd_export")
-    rows, paid = [], []
-    once = mean([spent(record, basis) for record in teachers]).plus(mean([spent(record, basis) for record in exports]))
+    rows: list[list[str]] = []
+    paid: dict[str, list[str]] = {}
+    before: dict[str, dict[str, Cost]] = {}
     for group, members in basis.family.cells():
-        found = {arm: to_target(basis, basis.family.rows_of(arm, members)) for arm in arms}
+        mine = {arm: basis.family.rows_of(arm, members) for arm in arms}
+        found = {arm: to_target(basis, of_arm) for arm, of_arm in mine.items()}
+        once = {arm: beforehand(basis, of_arm) for arm, of_arm in mine.items()}
         for arm, cost in found.items():
             if cost is not None:
-                share = once if basis.reads_teacher(arm) and teachers else Cost()
-                rows.append([*map(str, group.values()), arm or "student", *_cells(cost, share)])
-        paid += [_paid(group, arm, found, once) for arm in arms[1:] if basis.reads_teacher(arm) and teachers]
+                rows.append([*map(str, group.values()), arm or "student", *_cells(cost, once[arm])])
+        reading = [arm for arm in arms if once[arm] != Cost()]
+        for arm in reading:
+            before.setdefault(arm or "students", {})[formatting.group(group)] = once[arm]
+        for arm in [arm for arm in reading if arm != arms[0]]:
+            paid.setdefault(_paid(group, found[arm], found[arms[0]], once[arm]), []).append(arm)
     if not rows:
         return None
     header = [*basis.family.groups, "arm", "reached", "steps", "tokens", "FLOPs", "seconds", "device-seconds"]
     header += ["FLOPs with teacher", "device-seconds with teacher and export"]
     grid = Grid(header=header, rows=rows, text_columns=len(basis.family.groups) + 1)
-    paragraphs = [*_notes(basis, once, len(teachers)), *(text for text in paid if text)]
+    told = [text.format(listed(of)) for text, of in paid.items() if text]
+    paragraphs = [*_notes(before), *told]
     return Section(name="costs", title="Costs to the target", paragraphs=paragraphs, grids=[grid])
 
 
-def _notes(basis: Basis, once: Cost, teachers: int) -> Iterator[str]:
+def beforehand(basis: Basis, rows: pd.DataFrame) -> Cost:
+    """Return what was trained and factorised before these students could start, whatever it was: the mean over them.
+
+    Base model and data are not counted; a teacher that was given is fetched like a base model, and costs nothing here.
+    """
+    known = [basis.before(str(run)) for run in rows["run_id"] if run in basis.records]
+    spendings = {ids: mean([spent(basis.records[id_], basis) for id_ in ids]).times(len(ids)) for ids in set(known)}
+    return mean([spendings[ids] for ids in known])
+
+
+def _notes(before: Mapping[str, Mapping[str, Cost]]) -> Iterator[str]:
     yield (
         "Means over runs, from the start to the first evaluation at the target; a run that never reached it counts in "
         "full, and the mean is marked ≥. Seconds are a run's own, loading and evaluations included, in proportion to "
         "its steps; device-seconds are seconds times its GPUs, or cores where it has none. The last two columns add "
-        "all of the teacher's and the export's cost to one student."
+        "to one student all that its arm's teacher (whatever stands for one) and export cost."
     )
     yield FORMULA
-    if not teachers:
+    if not any(cost.flops for costs in before.values() for cost in costs.values()):
         yield "No teacher was trained here: what it cost is not counted."
-    else:
-        yield (
-            f"Teacher and export, once: {_amount(once.flops)} FLOPs (the export's are not counted), "
-            f"{_amount(once.seconds)} seconds, {_amount(once.device_seconds)} device-seconds"
-            f"{f' (mean of {teachers} teachers)' if teachers > 1 else ''}."
-        )
+    told: dict[str, list[str]] = {}
+    for arm, costs in before.items():
+        is_same = len(set(costs.values())) == 1
+        for place, cost in list(costs.items())[: 1 if is_same else None]:
+            amounts = f"{_amount(cost.flops)} FLOPs, {_amount(cost.seconds)} s, {_amount(cost.device_seconds)} device-s"
+            told.setdefault(amounts, []).append(arm if is_same else f"{arm} ({place})")
+    if told:
+        amounts = "; ".join(f"{', '.join(names)}: {amount}" for amount, names in told.items())
+        yield f"Teacher and export, once (the export's FLOPs are not counted), for the students of {amounts}."
 
 
 def to_target(basis: Basis, rows: pd.DataFrame) -> ToTarget | None:
@@ -170,9 +189,8 @@ def _cells(cost: ToTarget, once: Cost) -> list[str]:
 # -- the teacher pays for itself --------------------------------------------------------------------------
 
 
-def _paid(group: dict[str, Scalar], arm: str, found: dict[str, ToTarget | None], once: Cost) -> str:
-    baseline = next(iter(found.values()))
-    ours = found.get(arm)
+def _paid(group: dict[str, Scalar], ours: ToTarget | None, baseline: ToTarget | None, once: Cost) -> str:
+    """Return after how many students `once` is paid, with {} for the arms; nothing where that is not known."""
     if ours is None or baseline is None:
         return ""
     told = [
@@ -182,7 +200,7 @@ def _paid(group: dict[str, Scalar], arm: str, found: dict[str, ToTarget | None],
     ]
     if not told:
         return ""
-    return f"{where(group)}teacher and export have paid for themselves by students of {arm} {', '.join(told)}."
+    return f"{where(group)}teacher and export have paid for themselves by students of {{}} {', '.join(told)}."
 
 
 def _device_seconds(cost: Cost) -> float:

@@ -257,10 +257,10 @@ def _how_many_fewer(found: Sequence[Number]) -> str:
 
 
 def _saved(basis: Basis, group: dict[str, Scalar]) -> Number | None:
-    from orchestrator.report.quotes import percent, with_restricted_steps
+    from orchestrator.report.quotes import percent_of_steps
 
     rows = next(rows for found, rows in basis.family.cells() if found == group)
-    return percent(basis.family, ARM, with_restricted_steps(rows), "_steps")
+    return percent_of_steps(basis.family, ARM, rows)
 
 
 def _fewer(value: Number) -> Answer:

@@ -65,7 +65,7 @@ def section(basis: Basis) -> Section | None:
         f"{line.label}{f' ({where})' if (where := formatting.group(line.group)) else ''} "
         f"{formatting.number(line.numbers[COLUMN])}"
         for line in basis.lines
-        if line.kind in ("arm", "teacher") and COLUMN in line.numbers
+        if COLUMN in line.numbers
     )
     return Section(
         name="oscillation",

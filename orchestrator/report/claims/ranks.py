@@ -42,24 +42,27 @@ def _smallest(basis: Basis, by_arm: Mapping[str, Cases]) -> Iterator[str]:
             "much worse a student may be is for the study to say, before it runs."
         )
         return
-    told = [_smallest_of(basis, arm, cases) for arm, cases in by_arm.items()]
+    told: dict[str, list[str]] = {}
+    for arm, cases in by_arm.items():
+        told.setdefault(_smallest_of(basis, cases), []).append(arm or "student")
+    shown = "; ".join(f"{listed(arms)} {answer}" for answer, arms in told.items())
     yield (
-        f"Not inferior to the teacher by {comparison.margin:g}: {'; '.join(told)}. One-sided sign-flip tests at "
+        f"Not inferior to the teacher by {comparison.margin:g}: {shown}. One-sided sign-flip tests at "
         f"{comparison.alpha / 2:g}, from the largest rank down until one fails (a fixed sequence); each arm is a "
         "question of its own, not adjusted for the others."
     )
 
 
-def _smallest_of(basis: Basis, arm: str, cases: Cases) -> str:
-    comparison, name = basis.family.comparison, arm or "student"
+def _smallest_of(basis: Basis, cases: Cases) -> str:
+    comparison = basis.family.comparison
     if any(pairing.waiting for _, pairing in cases):
-        return f"{name} interim (replicates are still to come)"
+        return "interim (replicates are still to come)"
     by_rank = {int(str(group["rank"])): list(pairing.found.differences.values()) for group, pairing in cases}
     assert comparison.margin is not None
     smallest = smallest_not_inferior(
         by_rank, comparison.margin, higher_is_better=comparison.higher_is_better, alpha=comparison.alpha
     )
-    return f"{name} from rank {smallest} on" if smallest is not None else f"{name} at no rank"
+    return f"from rank {smallest} on" if smallest is not None else "at no rank"
 
 
 def _row(basis: Basis, arm: str, group: dict[str, Scalar], pairing: Pairing) -> list[str]:

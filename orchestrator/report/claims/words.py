@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from orchestrator import statistics
@@ -24,6 +25,14 @@ def where(group: Mapping[str, Scalar]) -> str:
     """Return "rank 16: "; empty where nothing splits the family."""
     text = formatting.group(group)
     return f"{text}: " if text else ""
+
+
+def told_by_arm(values: Mapping[str, str]) -> str:
+    """Return "svd 20; random 40"; what three arms or more have in common is told once, at the end."""
+    known = {arm: value for arm, value in values.items() if value}
+    usual, count = Counter(known.values()).most_common(1)[0]
+    told = [f"{arm} {value}" for arm, value in known.items() if count < 3 or value != usual]
+    return "; ".join([*told, f"the others {usual}"] if count >= 3 else told)
 
 
 def listed(values: list[str]) -> str:

@@ -26,6 +26,8 @@ def _keys(material: Material) -> Iterator[str]:
     yield from (key for key, reference in LIBRARY.items() if any(mark in text for mark in reference.marks))
     yield "hu2022lora"
     yield from (key for told in init_references(material).values() for key in keys_in(told))
+    if any(record.trainable == "ia3" for record in material.records.values()):
+        yield "liu2022ia3"
     if any(_setting(material, "use_rslora")):
         yield "kalajdzievski2023rslora"
     yield "loshchilov2019decoupled"
@@ -51,11 +53,20 @@ ADJUSTED_BY = {"westfall-young": "westfall1993", "holm": "holm1979"}
 
 
 def init_references(material: Material) -> dict[str, str]:
-    """Return, for every arm that is an init, what its file gives as its reference."""
+    """Return, for every arm, what the file of its init gives as its reference."""
     from trainables import inits
 
-    arms = material.every_arm if material.family.comparison.arm.endswith(".init") else []
-    return {arm: inits.find(arm).reference for arm in arms if arm in inits.names()}
+    return {arm: inits.find(init).reference for arm, init in inits_of(material).items() if init in inits.names()}
+
+
+def inits_of(material: Material) -> dict[str, str]:
+    """Return the init of every arm whose students have one and the same; nothing where all arms have that one."""
+    family = material.family
+    if family.arm is None or "init" not in family.rows:
+        return {}
+    found = {arm: set(family.rows_of(arm, family.rows)["init"].dropna()) for arm in family.arms}
+    known = {arm: str(*inits) for arm, inits in found.items() if len(inits) == 1}
+    return known if len(set(known.values())) > 1 else {}
 
 
 def keys_in(reference: str) -> list[str]:

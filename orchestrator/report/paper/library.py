@@ -65,6 +65,20 @@ LIBRARY: dict[str, Reference] = {
     entry.key: entry
     for entry in (
         Reference(
+            "liu2022ia3",
+            "inproceedings",
+            {
+                "title": "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+                "author": "Liu, Haokun and Tam, Derek and Muqeeth, Mohammed and Mohta, Jay and Huang, Tenghao and "
+                "Bansal, Mohit and Raffel, Colin",
+                "booktitle": "Advances in Neural Information Processing Systems",
+                "volume": "35",
+                "year": "2022",
+                "eprint": "2205.05638",
+                "archiveprefix": "arXiv",
+            },
+        ),
+        Reference(
             "allal2025smollm2",
             "misc",
             {

@@ -75,6 +75,16 @@ class _Text:
     def teacher(self) -> Iterator[str]:
         found = self.records("teacher")
         for record in found[:1]:
+            if record.trainable == "lora_mean":
+                yield from self._synthesised(record)
+                continue
+            if record.trainable == "ia3":
+                yield (
+                    f"The teacher is the base model with a factor for each channel of its keys, values and "
+                    f"feed-forward layers, (IA)$^3${self.cite('liu2022ia3')}, trained for {_training(record)} and "
+                    "merged into the weights."
+                )
+                continue
             if "steps" not in record.metrics:
                 yield f"The teacher was given ({_code(record.settings.get('source'))}); nothing was trained for it."
                 continue
@@ -86,6 +96,16 @@ class _Text:
             seeds = sorted({int(item.settings.get("seed", 1)) for item in found})
             yield f"The teacher is the base model fine-tuned {how}{self.cite('loshchilov2019decoupled')}."
             yield f"There {_are(len(found), 'teacher')}, from {_named('seed', seeds)}."
+
+    def _synthesised(self, record: Record) -> Iterator[str]:
+        """Tell how a mean of LoRAs was made."""
+        metrics, inputs = record.metrics, record.inputs
+        members = [self.material.records[id_] for role, id_ in inputs.items() if role.startswith("member")]
+        count, rank = len(members), metrics.get("member_rank")
+        yield f"The teacher is the base model plus the mean of what {count} LoRAs of rank {rank} learnt."
+        if members:
+            seeds = _named("seed", sorted(int(member.settings["seed"]) for member in members))
+            yield f"Each was trained for {_training(members[0])}, with {seeds}; no full fine-tuning was needed."
 
     def export(self) -> Iterator[str]:
         for record in self.records("svd_export")[-1:]:
@@ -106,7 +126,8 @@ class _Text:
         for record in found[:1]:
             ranks = f" at {_named('rank', self.material.ranks)}" if self.material.ranks else ""
             seeds = sorted({int(item.settings["seed"]) for item in found if "seed" in item.settings})
-            where = _code(record.settings.get("target_modules", "the linear layers"))
+            layers = dict.fromkeys(str(item.settings.get("target_modules", "the linear layers")) for item in found)
+            where = _listed([_code(name) for name in layers])
             yield f"Students are LoRA adapters{self.cite('hu2022lora')}{ranks} on {where}{_alpha(found)}."
             yield f"Each was trained for {_training(record, with_rate=False)}, with {_named('seed', seeds)}."
         told = [self._arm(arm) for arm in self.material.family.arms]
@@ -122,10 +143,21 @@ class _Text:
     def _arm(self, arm: str) -> str:
         from trainables import inits
 
-        references = bibliography.init_references(self.material)
-        label = inits.find(arm).label if arm in references else arm
-        label = f" ({escape(label)})" if label != arm else ""
-        return f"{_code(arm)}{label}{self.cite(*bibliography.keys_in(references.get(arm, '')))}"
+        references, init = (
+            bibliography.init_references(self.material),
+            bibliography.inits_of(self.material).get(arm, arm),
+        )
+        label = inits.find(init).label if arm in references else init
+        told = [label] * (label != arm) + [f"{steps} steps" for steps in self._own_steps(arm)]
+        about = f" ({escape(', '.join(told))})" if told else ""
+        return f"{_code(arm)}{about}{self.cite(*bibliography.keys_in(references.get(arm, '')))}"
+
+    def _own_steps(self, arm: str) -> list[int]:
+        """Return the steps of an arm whose students train for others than the baseline's; else nothing."""
+        family = self.material.family
+        sides = [family.rows_of(name, family.rows) for name in (arm, str(family.comparison.baseline))]
+        ours, theirs = (sorted(set(rows["steps"].dropna())) if "steps" in rows else [] for rows in sides)
+        return [int(steps) for steps in ours] if ours != theirs else []
 
     def _rates(self) -> Iterator[tuple[str, str]]:
         family = self.material.family

@@ -38,8 +38,8 @@ def measured(material: Material, line: Line, rows: pd.DataFrame, key: str) -> tu
 def of_line(material: Material, line: Line) -> pd.DataFrame:
     """Return the rows of a line of the comparison."""
     table = material.family.table
-    if line.kind in ("base", "teacher"):
-        return table[table["stage"] == ("base_model" if line.kind == "base" else "teacher")]
+    if line.stage:
+        return table[table["stage"] == line.stage]
     if line.kind == "untrained":
         return _of_group(table[(table["stage"] == "evaluate") & (table["subject"] == "svd_export")], line.group)
     rows = next((rows for group, rows in material.family.cells() if group == line.group), table.iloc[:0])
