@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.study import Axis, By, Computed, Selected, Stage, around
+from orchestrator.study import Axis, By, Computed, Rehearsal, Selected, Stage, around
 from trainables.base import InputError, Place
 from trainables.base_models.shape import Shape
 
@@ -23,7 +23,7 @@ class Scale:
 
     `learning_rates` gives each arm the rate that its grid lies around, by rank, and `learning_rates_from` says whence;
     `tuning_seeds` are those that choose among the rates, and no verdict's. `shape` is the base model's, known before
-    it is fetched; `places` says where the stages run.
+    it is fetched; `places` says where the stages run. With a `rehearsal` every study of this scale is one.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Scale:
     shape: Shape
     tuning_seeds: tuple[int, ...] = (101,)
     places: Mapping[str, Place] = field(default_factory=dict)
+    rehearsal: Rehearsal | None = None
 
     def stages(self) -> dict[str, Stage]:
         """Return the six stages from base model to evaluation; each arm's learning rate is selected, by rank."""
