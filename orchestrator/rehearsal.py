@@ -164,7 +164,7 @@ def _luck(study: Study) -> list[str]:
 
 
 def _shifted(study: Study, stage: str, value: Any) -> Any:
-    """Return a value that follows a seed with the seed of its repetition; the arms' own runs have seeds of their own."""
+    """Return a seed as that of its repetition; in the runs that are compared, of its arm as well."""
     if not isinstance(value, Axis) or value.name not in _luck(study):
         return value
     arms = (_arm(study),) if stage == study.compared_stage else ()

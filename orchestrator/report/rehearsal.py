@@ -157,10 +157,11 @@ def _about(plan: Plan, count: int) -> str:
     planned = len(parts(plan))
     ended = f"{count} repetitions" if count == planned else f"{count} of {planned} repetitions, the others not ended,"
     looks = f", looks after {listed([str(look.n) for look in design.looks])}" if design.looks else ""
-    tuned = ", learning rates and the like selected anew" if parts(plan)[0].selections else ""
+    chosen = dict.fromkeys(f"{item.stage}.{item.setting}" for item in parts(plan)[0].selections)
+    tuned = f" and {listed([*chosen])} selected anew" if chosen else ""
     how = {"westfall-young": " by Westfall-Young", "holm": " by Holm"}.get(design.method, "")
     return (
-        f"{ended} of the whole design were run and judged, each on its own seeds{tuned}: {design.planned} "
+        f"{ended} of the whole design were run and judged, each with seeds of its own{tuned}: {design.planned} "
         f"replicates ({' and '.join(design.counted)}), {design.family} comparison{'s' * (design.family != 1)}{how}, "
         f"alpha {design.comparison.alpha:g}{looks}. The tables and verdicts of this report are those of the first "
         "repetition; this section counts them all."
@@ -214,7 +215,7 @@ def _detected(study: Study, found: Sequence[Sequence[Case]], counted: Sequence[C
     for item in sorted(planted, key=lambda item: abs(item.d_z or 0.0)):
         right = names[item.cases[0].about]
         assert right is not None
-        size = f"d_z {item.d_z:.2g}" if item.d_z is not None else "d_z unknown"
+        size = f"d_z {_d_z(item)}"
         yield (
             f"{_name(item)}: an effect of {formatting.with_bounds(item.truth, signed=True)} in {metric} ({size}; "
             f"{100 * item.longer:g} % more steps) was found in {_share(item.count(right), len(item.cases))}."
@@ -225,6 +226,10 @@ def _name(item: Counted) -> str:
     arm, group = item.cases[0].about
     text = f"{group}, {arm}" if group else arm
     return f"{text[0].upper()}{text[1:]}"
+
+
+def _d_z(item: Counted) -> str:
+    return formatting.NOTHING if item.d_z is None else f"{item.d_z:.2f}".replace("-", formatting.MINUS)
 
 
 def _share(hits: int, total: int) -> str:
@@ -257,6 +262,5 @@ def _row(item: Counted) -> list[str]:
     total = len(item.cases)
     known = [item.count(verdict) for verdict in (*CLAIMS, "equivalent")]
     planted = f"{100 * item.longer:g} % more steps" if item.longer else "nothing"
-    d_z = formatting.NOTHING if item.d_z is None else f"{item.d_z:.2f}"
     truth = formatting.with_bounds(item.truth, signed=True)
-    return [_name(item), planted, truth, d_z, *(f"{n} of {total}" for n in [*known, total - sum(known)])]
+    return [_name(item), planted, truth, _d_z(item), *(f"{n} of {total}" for n in [*known, total - sum(known)])]

@@ -21,7 +21,8 @@ NULL = replace(
     teacher={"steps": 20, "learning_rate": 3e-3, "seed": 1, "parameters": "linears"},
     student={"steps": 12},
     evaluate={"precision": "fp32", "max_new_tokens": 1},
-    learning_rates_from="of the tiny scale",
+    learning_rates={init: {4: 3.2e-2, 8: 1e-2} for init in TINY.learning_rates},
+    learning_rates_from="that were best in a few tuning runs; every arm is the baseline, and has its grid",
     seeds=7,
     places={"student": Place(checkpoint_every=1000, log_every=100)},
     rehearsal=Rehearsal(repetitions=20),
@@ -30,6 +31,6 @@ NULL = replace(
 PLANTED = replace(
     NULL,
     name="planted",
-    about="a rehearsal: the same, but all arms save the baseline train longer, by 25, 50 and 100 % in turn",
-    rehearsal=Rehearsal(repetitions=20, longer=(0.25, 0.5, 1.0)),
+    about="a rehearsal: the same, but all arms save the baseline train longer, by 50, 100 and 200 % in turn",
+    rehearsal=Rehearsal(repetitions=20, longer=(0.5, 1.0, 2.0)),
 )
