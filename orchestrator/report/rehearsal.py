@@ -218,7 +218,8 @@ def _detected(study: Study, found: Sequence[Sequence[Case]], counted: Sequence[C
         size = f"d_z {_d_z(item)}"
         yield (
             f"{_name(item)}: an effect of {formatting.with_bounds(item.truth, signed=True)} in {metric} ({size}; "
-            f"{100 * item.longer:g} % more steps) was found in {_share(item.count(right), len(item.cases))}."
+            f"{100 * item.longer:g} % more steps) was found in {_share(item.count(right), len(item.cases))}"
+            f"{'' if _has_sign(item.truth) else '; of its sign so few repetitions are not sure'}."
         )
 
 
@@ -226,6 +227,10 @@ def _name(item: Counted) -> str:
     arm, group = item.cases[0].about
     text = f"{group}, {arm}" if group else arm
     return f"{text[0].upper()}{text[1:]}"
+
+
+def _has_sign(value: Number) -> bool:
+    return value.low is not None and value.high is not None and value.low * value.high > 0
 
 
 def _d_z(item: Counted) -> str:
