@@ -21,7 +21,7 @@ from orchestrator.report import rehearsal as report
 from orchestrator.store import Store
 from orchestrator.studies import Changes, load
 from orchestrator.study import By, Comparison, Rehearsal, Selected, Stage, Study, repeats
-from tests.orchestrator.synthetic import fill, planned, rank_study
+from tests.orchestrator.synthetic import execute, fill, planned, rank_study
 
 NULL, PLANTED = Rehearsal(3), Rehearsal(3, (0.5, 1.0))
 
@@ -195,23 +195,42 @@ def test_a_repetition_that_has_not_ended_is_not_counted(tmp_path):
 # -- for real ---------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_on_the_planted_scale_ends_in_a_report_of_its_design(tmp_path, capsys):
-    small = ["--axis", "student.rank=2", "--axis", "student.seed=1", "--axis", "repetition=1,2"]
-    sizes = ["--set", "teacher.steps=2", "--set", "dataset.items=100", "--set", "student.learning_rate=0.03"]
-    command = ["sweep", "smoke", "--scale", "planted", "--local", "--store", str(tmp_path), *small, *sizes]
+SMALL = Changes(
+    settings=("teacher.steps=2", "dataset.items=100", "student.learning_rate=0.03"),
+    axes=("student.rank=2", "student.seed=1", "repetition=1,2"),
+    scale="planted",
+)
+
+
+def test_the_tiny_model_trains_the_planted_arm_longer_and_it_ends_lower(tmp_path):
+    store = Store(tmp_path)
+    plan = planned(load("smoke", SMALL), store)
+    assert {execute(run, store).status for run in plan.runs} == {"done"}
+    trained = [store.record(run.id) for run in plan.of_stage("student")]
+    assert sorted(record.metrics["steps"] for record in trained) == [12] * 2 + [18] * 2
+    assert len({record.config["seed"] for record in trained}) == 4
+    ((case,), _) = report.repetitions(plan, store)
+    assert case.verdict == "under-powered by design"
+    (row,) = report.section(plan, store).grids[0].rows
+    assert row[:2] == ["Rank 2, svd", "50 % more steps"]
+    assert row[2].startswith("−"), "trained longer, the arm ends lower"
+
+
+@pytest.mark.slow
+def test_a_sweep_at_the_null_scale_ends_in_a_report_of_its_design_and_what_it_says_of_it(tmp_path, capsys):
+    axes = ("student.rank=2", "student.seed=1,2,3,4,5,6", "repetition=1,2")
+    given = [word for axis in axes for word in ("--axis", axis)]
+    command = ["sweep", "rank_study", "--scale", "null", "--local", "--store", str(tmp_path), *given]
     assert main(command) == 0
-    summary = json.loads((tmp_path / "reports" / "smoke-planted" / "report.json").read_text())
+    folder = tmp_path / "reports" / "rank_study-null"
+    summary = json.loads((folder / "report.json").read_text())
     assert summary["sections"][0]["name"] == "rehearsal"
     (difference,) = summary["differences"]
-    assert difference["verdict"] == "under-powered by design"
-    assert difference["planned"] == 1
-    (row,) = summary["sections"][0]["grids"][0]["rows"]
-    assert row[0] == "Rank 2, svd"
-    assert row[1] == "50 % more steps"
-    assert row[2].startswith("−"), "trained longer, the arm ends lower"
-    records = [json.loads(path.read_text()) for path in (tmp_path / "artefacts").glob("student-*/record.json")]
-    assert sorted(record["metrics"]["steps"] for record in records) == [12] * 2 + [18] * 2
-    assert len({record["config"]["seed"] for record in records}) == 4
+    assert difference["planned"] == len(difference["pairs"]) == 6
+    assert difference["verdict"] in ("supported", "contradicted", "inconclusive")
+    assert summary["description"].startswith("A rehearsal without any effect: ")
+    for name in ("report.html", "report.md"):
+        assert "Clopper-Pearson" in (folder / name).read_text()
     capsys.readouterr()
     assert main(command) == 0
     assert "nothing to execute" in capsys.readouterr().err
