@@ -49,10 +49,13 @@ def rehearse(study: Study, rehearsal: Rehearsal) -> Study:
 
 
 def baseline_of(study: Study) -> Scalar:
-    """Return the value of the compared axis that is the baseline."""
+    """Return the value of the compared axis that is the baseline; UserError where it is none of its values."""
     assert study.comparison is not None
-    wanted = str(study.comparison.baseline)
-    return next(value for value in study.axes[study.comparison.arm] if str(value) == wanted)
+    axis, wanted = study.comparison.arm, str(study.comparison.baseline)
+    found = [value for value in study.axes[axis] if str(value) == wanted]
+    if not found:
+        raise UserError(f"{study.name} compares with {wanted}, which is no value of {axis}: put it among --axis {axis}")
+    return found[0]
 
 
 def longer_by(study: Study, arm: Scalar, group: Scalar = None) -> float:

@@ -181,15 +181,22 @@ def _errors(study: Study, found: Sequence[Sequence[Case]], counted: Sequence[Cou
         f"Wrong verdicts: in {_share(errs, len(found))} some comparison was called supported or contradicted and was "
         f"not; a design that keeps what it promises errs in at most {100 * alpha:g} % of its repetitions."
     )
-    unlike = [case for cases in found for case in cases if not case.is_alike]
-    if unlike and not study.rehearsal.longer:
-        among = sum(not case.is_alike for cases in wrong for case in cases)
-        total = sum(len(cases) for cases in found)
-        yield (
-            f"Tuning gave arm and baseline different settings in {len(unlike)} of {total} comparisons, though the same "
-            f"is best for both: by chance they then differ in truth, at those settings. Of the {sum(map(len, wrong))} "
-            f"wrong verdicts {among} were among these; more tuning seeds make them rarer."
-        )
+    if not study.rehearsal.longer and any(not case.is_alike for cases in found for case in cases):
+        yield _by_tuning(found, wrong)
+
+
+def _by_tuning(found: Sequence[Sequence[Case]], wrong: Sequence[Sequence[Case]]) -> str:
+    """Say how many wrong verdicts come from a choice that chance made differently in two arms that are the same."""
+    (unlike, alike), (among, others) = (
+        [sum(case.is_alike is same for cases in some for case in cases) for same in (False, True)]
+        for some in (found, wrong)
+    )
+    return (
+        f"Tuning gave arm and baseline different settings in {unlike} of {unlike + alike} comparisons, though the same "
+        f"are best for both: at those settings they do differ. {among} of these comparisons got a wrong verdict, and "
+        f"{others} of the {alike} with the same settings. A claim holds for the settings that were chosen; for the "
+        "arms at their best it needs more tuning seeds (see docs/error_rates.md)."
+    )
 
 
 def _right(item: Counted, study: Study) -> Verdict | None:

@@ -96,10 +96,28 @@ def test_what_is_planted_is_longer_training_of_all_arms_but_the_baseline(tmp_pat
     assert longer_by(study, "random", 8) == 0.0
 
 
+def test_arms_of_an_axis_of_their_own_read_what_the_baseline_reads(tmp_path):
+    study = rank_study(ranks=(4,), seeds=2)
+    arms = {"init": By("arm", plain="random", other="svd"), "batch_size": By("arm", plain=8, other=16)}
+    free = replace(
+        study,
+        stages={**study.stages, "student": replace(study.stages["student"], config={**arms, "learning_rate": 1e-3})},
+        axes={"arm": ("plain", "other"), "student.rank": (4,), "student.seed": (1, 2)},
+    )
+    compared = rehearsed(NULL, free, arm="arm", baseline="plain")
+    plan = planned(compared, Store(tmp_path))
+    assert {(run.config.init, run.config.batch_size) for run in plan.of_stage("student")} == {("random", 8)}
+    assert len({run.config.seed for run in plan.of_stage("student")}) == 3 * 2 * 2
+    assert design_of(first(plan)).family == 1
+    assert design_of(first(plan)).have == 2
+
+
 def test_a_study_that_cannot_be_rehearsed_says_so():
     no_arms = Study("alone", "One.", {"student": Stage("student")}, {"student.seed": (1, 2)})
     with pytest.raises(UserError, match="alone compares no arms: there is nothing to rehearse"):
         rehearsed(NULL, replace(no_arms))
+    with pytest.raises(UserError, match=r"compares with random, which is no value of student.init"):
+        rehearsed(NULL, rank_study(inits=("svd", "pissa")))
     varied = rank_study().with_axis("student.steps", (5, 10))
     with pytest.raises(UserError, match=r"student.steps is no single number.*--scale null"):
         rehearsed(PLANTED, varied)
