@@ -59,8 +59,8 @@ class Counted:
 
     @property
     def pairs(self) -> list[list[float]]:
-        """The paired differences of every repetition."""
-        return [case.difference.pairs for case in self.cases]
+        """The paired differences of every repetition that has any."""
+        return [case.difference.pairs for case in self.cases if case.difference.pairs]
 
     @property
     def truth(self) -> Number:
