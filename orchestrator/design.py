@@ -74,8 +74,8 @@ def share_alpha(sizes: Sequence[int], alpha: float = 0.05, *, method: Method = "
     The levels are the steps of the O'Brien-Fleming-like spending function 2 - 2 Phi(z / sqrt(n / largest)), z the
     two-sided normal quantile of alpha (Lan & DeMets 1983), and add up to alpha. A look errs with at most its level, so
     all together err with at most alpha (Bonferroni's inequality), whatever the tests' dependence. This is proved, at
-    the price of power where looks are many: at d_z 1 and three ranks, one look after 12 pairs supports 83 % of the real
-    differences, looks after 8 and 12 78 %, after 8, 10 and 12 68 % (tests/orchestrator/statistics/test_error_rates.py).
+    the price of power where looks are many: at d_z 1 and three ranks, one look after 12 pairs supports 82 % of the real
+    differences, looks after 8 and 12 78 %, after 8, 10 and 12 68 % (docs/error_rates.md).
 
     An exact test spends only multiples of 2^(1-n), and what it cannot spend goes to the next look; under Holm, where
     the multiple depends on which hypotheses hold, nothing is passed on.

@@ -18,7 +18,7 @@ from orchestrator.identity import run_id
 from orchestrator.selection import Selection, written
 from orchestrator.study import Axis, Collected, Point, Selected, Stage, Study, setting_of
 from orchestrator.tuning import Choices, Records
-from orchestrator.values import Reads, Wiring, source_at, sources, validated, value_at
+from orchestrator.values import Reads, Wiring, follows, source_at, sources, validated, value_at
 from trainables.base import Config, Place, Planner, Scalar, Trainable
 
 Purpose: TypeAlias = Literal["verdict", "tuning"]
@@ -247,7 +247,8 @@ class _Expansion:
 
     def config(self, name: str, stage: Stage, trainable: Trainable, point: Reads) -> tuple[Config, bool]:
         """Return the typed and pinned config of one stage at one point, and whether it waits for a selection."""
-        own = {setting: Axis(axis) for axis in self.study.axes if (setting := _own(name, axis))}
+        named = {setting: axis for axis in self.study.axes if (setting := _own(name, axis))}
+        own = {key: Axis(axis) for key, axis in named.items() if not follows(stage.config.get(key), axis)}
         values = {key: value_at(value, point, f"{name}.{key}") for key, value in {**stage.config, **own}.items()}
         is_open = False
         for setting, selected in [(key, value) for key, value in values.items() if isinstance(value, Selected)]:

@@ -18,6 +18,7 @@ from orchestrator.design import Method
 from orchestrator.durable import write_atomically
 from orchestrator.errors import StoreError, UserError
 from orchestrator.plan import Plan
+from orchestrator.rehearsal import first
 from orchestrator.replication import Design, design_of, is_for_verdict, replicate_axes
 from orchestrator.store import Store
 from orchestrator.study import Unit
@@ -86,6 +87,7 @@ def lock(plan: Plan, store: Store) -> Locked:
     Raises UserError if another design is locked already, or there is nothing to lock. The same design again is left
     as it was locked first.
     """
+    plan = first(plan)
     design = design_of(plan)
     if design is None:
         raise UserError(f"--lock: {plan.study.name} compares no arms: there is no design to lock")

@@ -23,7 +23,8 @@ import search_spaces
 import trainables
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.plan import check_setting
-from orchestrator.study import Axis, By, Stage, Study
+from orchestrator.rehearsal import REPETITION, rehearse
+from orchestrator.study import Axis, By, Stage, Study, repeats
 from search_spaces.scales import SCALES
 from trainables.base import Place, Scalar
 
@@ -58,12 +59,18 @@ def load(study: str, changes: Changes = Changes()) -> Study:
     scale_name = changes.scale or str(getattr(module, "DEFAULT_SCALE", DEFAULT_SCALE))
     if scale_name not in SCALES:
         raise UnknownName(f"no scale named {scale_name!r}", SCALES, scale_name)
-    built = module.build(SCALES[scale_name])
+    scale = SCALES[scale_name]
+    built = module.build(scale)
     if not isinstance(built, Study):
         raise UserError(f"{study}: build(scale) returned a {type(built).__name__}, not an orchestrator.study.Study")
     if not NAME.fullmatch(built.name):
         raise UserError(f"{study}: the study's name {built.name!r} must be letters, digits, '_', '.' and '-'")
-    return changed(replace(built, scale=built.scale or scale_name), changes)
+    built = replace(built, scale=built.scale or scale_name)
+    if scale.rehearsal is None:
+        return changed(built, changes)
+    return rehearse(
+        changed(built.with_axis(REPETITION, repeats(scale.rehearsal.repetitions)), changes), scale.rehearsal
+    )
 
 
 def changed(study: Study, changes: Changes) -> Study:

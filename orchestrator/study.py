@@ -4,8 +4,9 @@ A setting of a stage is a plain value, or a value that depends on an axis or on 
 
     Stage("student", config={"rank": Axis("student.rank"), "learning_rate": By("student.init", random=1e-3, svd=1e-4)})
 
-An axis is named after the setting it varies (`student.rank`); that setting needs no `Axis(...)` of its own. An axis
-without a dot (`arm`) varies no setting itself: `By("arm", ...)`, in settings and inputs, says what each value means.
+An axis is named after the setting it varies (`student.rank`); that setting needs no `Axis(...)` of its own, and may be
+made from the axis' value instead: `{"seed": Computed(shifted, "student.seed", "student.init")}`. An axis without a dot
+(`arm`) varies no setting itself: `By("arm", ...)`, in settings and inputs, says what each value means.
 
 A setting may also be chosen by tuning runs, `Selected(around(1e-3))`, and is planned as a plain number then.
 """
@@ -170,10 +171,24 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Rehearsal:
+    """What is done to a study at a scale that rehearses it (orchestrator.rehearsal).
+
+    repetitions  how often the whole design is run, each time with other seeds
+    longer       what is planted: the share of steps that an arm trains longer than the baseline, by comparison in
+                 turn; empty: nothing is, the arms differ in their seeds alone
+    """
+
+    repetitions: int
+    longer: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Study:
     """A question: stages in any order, axes, and the comparison; `scale` is the size it was built at.
 
-    `shape` is that of the base model, where it is known before the model is fetched.
+    `shape` is that of the base model, where it is known before the model is fetched; `rehearsal` is set where the
+    study is run on a model with a known answer.
     """
 
     name: str
@@ -184,6 +199,7 @@ class Study:
     scale: str = ""
     shape: Shape | None = None
     notes: tuple[str, ...] = ()
+    rehearsal: Rehearsal | None = None
 
     @property
     def replicate(self) -> str:

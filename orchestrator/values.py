@@ -57,6 +57,13 @@ def value_at(value: Any, point: Point, setting: str) -> Any:
     return value
 
 
+def follows(value: Any, axis: str) -> bool:
+    """Say whether a value of a study is made from this axis."""
+    if isinstance(value, By):
+        return value.axis == axis
+    return isinstance(value, Computed) and axis in value.axes
+
+
 def validated(stage: str, trainable: Trainable, values: Mapping[str, Any]) -> Config:
     """Return the typed config; a value that does not fit is a UserError naming stage, setting and value."""
     try:

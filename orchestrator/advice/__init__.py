@@ -16,6 +16,7 @@ from orchestrator.advice.data import data, precision
 from orchestrator.advice.fairness import alpha_policy, early_stopping, learning_rates, pairing
 from orchestrator.advice.power import is_demonstration, power
 from orchestrator.plan import Plan
+from orchestrator.rehearsal import first
 from orchestrator.replication import design_of
 
 __all__ = ["Advice", "advise", "demonstration"]
@@ -27,19 +28,22 @@ def advise(plan: Plan) -> list[Advice]:
 
 
 def _of_the_design(plan: Plan) -> Iterator[Advice]:
+    plan = first(plan)
     design = design_of(plan)
     if design is None:
         return
     yield from power(plan, design)
     yield from learning_rates(plan, design)
     yield from alpha_policy(plan)
-    yield from pairing(plan, design)
+    if plan.study.rehearsal is None:
+        yield from pairing(plan, design)
     yield from early_stopping(plan)
     yield from (Advice("", True, note) for note in plan.study.notes)
 
 
 def demonstration(plan: Plan) -> str:
     """Return the line that a sweep prints for a design that cannot conclude: why, and what makes it one that can."""
+    plan = first(plan)
     design = design_of(plan)
     if design is None or not is_demonstration(plan, design):
         return ""

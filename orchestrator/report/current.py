@@ -51,7 +51,10 @@ def _marker(plan: Plan, folder: Path, states: Mapping[str, str]) -> dict[str, st
 def code_version() -> str:
     """Return a digest of the code and templates that a report is made by."""
     here = Path(__file__).parent
-    beside = [here.parent / name for name in ("results.py", "design.py", "replication.py", "preregistration.py")]
+    beside = [
+        here.parent / name
+        for name in ("results.py", "design.py", "replication.py", "preregistration.py", "rehearsal.py")
+    ]
     paths = [*here.rglob("*.py"), *here.glob("templates/*"), *beside, *(here.parent / "statistics").rglob("*.py")]
     return _digest(b"\0".join(path.read_bytes() for path in sorted(paths)))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.errors import UserError
 from orchestrator.plan import Plan
+from orchestrator.rehearsal import first
 from orchestrator.report import figures, style
 from orchestrator.report.comparison import summarise
 from orchestrator.report.current import SUMMARY, is_current
@@ -62,10 +63,11 @@ def redraw(plan: Plan, store: Store, folder: Path, wish: Wish) -> Redrawn:
     return Redrawn(picture, numbers, drawn.caption)
 
 
-def _material(plan: Plan, store: Store, folder: Path, wish: Wish) -> Material:
+def _material(whole: Plan, store: Store, folder: Path, wish: Wish) -> Material:
+    plan = first(whole)
     records = store.records(run.id for run in plan.runs)
     table = tidy(plan, store)
-    if is_current(plan, store, folder):
+    if is_current(whole, store, folder):
         summary = Summary.model_validate_json((folder / SUMMARY).read_text())
     else:
         summary = summarise(plan, table, records, store)

@@ -15,7 +15,8 @@ from orchestrator.durable import write_atomically
 from orchestrator.freshness import record_states
 from orchestrator.items import item_table
 from orchestrator.plan import Plan
-from orchestrator.report import document, figures, formatting, html, markdown, paper, tables
+from orchestrator.rehearsal import first
+from orchestrator.report import document, figures, formatting, html, markdown, paper, rehearsal, tables
 from orchestrator.report.claims.oscillation import with_oscillation
 from orchestrator.report.comparison import summarise
 from orchestrator.report.current import SUMMARY, mark
@@ -32,12 +33,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summary:
-    """Write the whole report into `folder`, from the records there are; return what it says."""
-    states = record_states(plan, store)
+    """Write the whole report into `folder`, from the records there are; return what it says.
+
+    Of a rehearsal it is the report of the first repetition, with what all of them say of the design.
+    """
+    states, whole, plan = record_states(plan, store), plan, first(plan)
     records = store.records(run.id for run in plan.runs)
     table = _with_oscillation(tidy(plan, store), records)
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(plan, table, records, store, command=command)
+    if (rehearsed := rehearsal.section(whole, store)) is not None:
+        summary = summary.model_copy(update={"sections": [rehearsed, *summary.sections]})
     material = Material(plan, store, records, Family(plan.study, table), summary, command=command)
     pictures = figures.write_all(material, folder / "figures")
     captions = {name: picture.caption for name, picture in pictures.items()}
@@ -52,7 +58,7 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     _write_document(replace(material, summary=summary), pictures, context, folder)
     write_links(plan, store, folder / "runs")
     write_atomically(folder / SUMMARY, summary.model_dump_json(indent=1), durable=False)
-    mark(plan, folder, states)
+    mark(whole, folder, states)
     return summary
 
 

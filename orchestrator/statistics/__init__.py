@@ -20,7 +20,14 @@ from orchestrator.statistics.equivalence import (
     one_sided,
     smallest_not_inferior,
 )
-from orchestrator.statistics.estimates import Estimate, Interval, gap_closed, mean_interval, ratio_of_means
+from orchestrator.statistics.estimates import (
+    Estimate,
+    Interval,
+    gap_closed,
+    mean_interval,
+    proportion,
+    ratio_of_means,
+)
 from orchestrator.statistics.families import Adjusted, adjust, holm, method_for, westfall_young
 from orchestrator.statistics.interaction import Interaction, interaction
 from orchestrator.statistics.items import ByItem, Spread, flip_items, paired_by_item, two_way
@@ -70,6 +77,7 @@ __all__ = [
     "paired_differences",
     "power_of_difference",
     "power_of_equivalence",
+    "proportion",
     "ratio_of_means",
     "replicates_for",
     "sign_flip",

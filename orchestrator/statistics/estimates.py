@@ -46,6 +46,14 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     return Estimate(mean, len(x), Interval(mean - half, mean + half, level, "Student t"))
 
 
+def proportion(hits: int, total: int, level: float = 0.95) -> Estimate:
+    """Return the share of `hits` among `total` (at least 1) with its exact interval (Clopper & Pearson 1934)."""
+    from scipy import stats
+
+    found = stats.binomtest(hits, total).proportion_ci(level)
+    return Estimate(hits / total, total, Interval(float(found.low), float(found.high), level, "Clopper-Pearson"))
+
+
 def ratio_of_means(numerator: ArrayLike, denominator: ArrayLike, level: float = 0.95) -> Estimate:
     """Return mean(numerator) / mean(denominator) of paired values (n,) with Fieller's interval (Fieller 1954).
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.study import Axis, By, Computed, Selected, Stage, around
+from orchestrator.study import Axis, By, Computed, Rehearsal, Selected, Stage, around
 from trainables.base import InputError, Place
 from trainables.base_models.shape import Shape
 from trainables.training.compute import compute_matched_steps
@@ -40,6 +40,7 @@ class Scale:
     wrong_dataset   another task's data, for a teacher that has nothing to teach
     shape           the base model's, known before it is fetched
     places          where the stages run
+    rehearsal       every study of this scale is one
     """
 
     name: str
@@ -62,6 +63,7 @@ class Scale:
     high_rank: int = 64
     tuning_seeds: tuple[int, ...] = (101,)
     places: Mapping[str, Place] = field(default_factory=dict)
+    rehearsal: Rehearsal | None = None
 
     def stages(self, *further: str) -> dict[str, Stage]:
         """Return the six stages from base model to evaluation; each arm's learning rate is selected, by rank.

@@ -32,7 +32,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
     return plan
 
 
-MEASURING = [name for name, scale in SCALES.items() if getattr(scale, "rehearsal", None) is None]
+MEASURING = [name for name, scale in SCALES.items() if scale.rehearsal is None]
 """Scales at which a study asks its question; a rehearsal puts the baseline in the place of every arm."""
 pytestmark = [pytest.mark.parametrize("name", names()), pytest.mark.parametrize("scale", MEASURING)]
 

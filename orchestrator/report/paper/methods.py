@@ -5,6 +5,7 @@ A sentence whose facts the records lack is left out; nothing is filled in.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -293,7 +294,7 @@ def _named(word: str, values: Sequence[int]) -> str:
     """Return "seed 1", "seeds 1 to 7", "ranks 4, 16 and 64"."""
     if len(values) == 1:
         return f"{word} {values[0]}"
-    is_run = len(values) > 2 and list(values) == list(range(values[0], values[-1] + 1))
+    is_run = len(values) > 2 and all(b == a + 1 for a, b in itertools.pairwise(values))
     told = f"{values[0]} to {values[-1]}" if is_run else _listed(list(map(str, values)))
     return f"{word}s {told}"
 

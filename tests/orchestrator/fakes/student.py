@@ -22,15 +22,16 @@ class StudentConfig(Config):
     lora_dropout: float = 0.0
     effect: float = 0.2
     noise: float = 0.03
+    per_step: float = 0.0
     fate: Literal["done", "oom", "failed", "diverged"] = "done"
 
 
 def ends_at(config: StudentConfig) -> float:
-    """Return the final loss: the seed's luck is shared by the arms, `effect` is what the SVD gains."""
+    """Return the final loss: arms share a seed's luck, `effect` is what the SVD gains, `per_step` what all do."""
     luck = generator("luck", config.seed, config.rank).gauss(0, config.noise)
     own = generator("own", config.init, config.seed, config.rank).gauss(0, config.noise / 2)
     gain = config.effect if config.init == "svd" else 0.0
-    return 1.12 + 0.1 / config.rank + luck + own - gain
+    return 1.12 + 0.1 / config.rank + luck + own - gain - config.per_step * config.steps
 
 
 def run(config: StudentConfig, context: Context) -> Generator[Progress, None, Metrics]:
