@@ -24,7 +24,6 @@ from trainables.linalg.tensor_file import write_tensors
 from trainables.targets import is_target, layer_types
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 """What PEFT puts before the name of a module in a saved adapter."""
 AdapterDtype: TypeAlias = Literal["fp32", "bf16"]
