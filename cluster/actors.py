@@ -21,12 +21,11 @@ from cluster.base import Job
 from cluster.ending import Ending
 from cluster.gang import WorkerLost
 from cluster.placement import demand
-from cluster.share import Orders, Said, Share, free_port, portable
+from cluster.share import REPORT_EVERY_S, Orders, Said, Share, free_port, portable
 from orchestrator.errors import StoreError
 from orchestrator.store import Attempt
 from trainables.base import Member
 
-REPORT_EVERY_S = 0.1
 END_S = 10.0
 """How long killed actors may take to be gone."""
 

@@ -26,6 +26,8 @@ from cluster.notes import Log, Notes
 from orchestrator.store import Attempt
 from trainables.base import Context, Member, Progress
 
+REPORT_EVERY_S = 0.1
+"""How often worker 0 says how far it is."""
 SIOCGIFADDR = 0x8915
 """Linux' request for the address of a network interface."""
 

@@ -22,8 +22,6 @@ from trainables.training.precision import pin_precision
 if TYPE_CHECKING:
     from trainables.training.engine import Engine
 
-PREFIX = "base_model.model."
-"""What PEFT puts before the names of the base model's weights."""
 HEAD = "lm_head"
 """The output head, where a checkpoint stores one of its own; tied to the embeddings it is no target."""
 
@@ -128,6 +126,8 @@ def add_adapter(base: Any, config: StudentConfig) -> Any:
 
 def save_trained(model: Any, engine: Engine, folder: Path) -> None:
     """Write the adapter that the engine has trained; all workers give their pieces, and the first one writes."""
+    from trainables.linalg.adapter_factors import PREFIX
+
     weights = engine.trained_weights()
     if engine.workers.is_first:
         save_adapter(model, folder / "adapter", {f"{PREFIX}{name}": value for name, value in weights.items()})
@@ -140,6 +140,7 @@ def save_adapter(model: Any, folder: Path, weights: Mapping[str, Any] | None = N
     subtracted goes with them (`inits/parts/subtraction.py`).
     """
     from trainables.inits.parts.subtraction import of_twice_the_rank, subtracted, with_start
+    from trainables.linalg.adapter_factors import PREFIX
     from trainables.training.models import quiet
 
     (adapter,) = model.peft_config
