@@ -14,13 +14,13 @@ from pydantic import Field
 
 from trainables import general_text
 from trainables.answers import Answer, write_answers, write_items
-from trainables.base import Config, Context, InputError, Metrics, Planner, Progress, Scalar, Stopped, Trainable
+from trainables.base import Config, Context, InputError, Metrics, Progress, Scalar, Stopped, Trainable
 from trainables.checkpoint_files import difference, read_headers, read_json
 from trainables.measurement import Measurement, load_data
 from trainables.subject import check_rank, load_subject
 from trainables.targets import ALL_LINEAR, check_targets, linear_shapes
 from trainables.training.config import Precision
-from trainables.training.precision import auto_precision
+from trainables.training.precision import pin_precision
 
 if TYPE_CHECKING:
     from trainables.geometry.layers import LayerGeometry, Opened
@@ -53,11 +53,6 @@ class EvaluateConfig(Config):
         """Return what decides the result: how geometry is measured only where it is."""
         unused = set() if self.geometry else {"subspace_rank", "target_modules"}
         return {name: value for name, value in super().identity().items() if name not in unused}
-
-
-def pin(config: EvaluateConfig, planner: Planner) -> EvaluateConfig:
-    """Return the config with `auto` replaced by this machine's precision."""
-    return config.model_copy(update={"precision": auto_precision()[0]}) if config.precision == "auto" else config
 
 
 def check(config: EvaluateConfig, inputs: Mapping[str, Path]) -> None:
@@ -191,7 +186,7 @@ TRAINABLE = Trainable(
     run=run,
     roles=ROLES,
     needs=needs,
-    pin=pin,
+    pin=pin_precision,
     check=check,
     cost_s=lambda config: 10.0,
     sources=(
