@@ -27,6 +27,7 @@ from orchestrator.durable import is_full, no_space
 from orchestrator.plan import Run
 from orchestrator.store import Attempt, Provenance, Record, Status, Superseded, columns
 from trainables.base import Diverged, Metrics, Stopped
+from trainables.training.memory import is_out_of_memory
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "deepspeed", "ray")
 
@@ -64,7 +65,7 @@ def ending_of(error: Exception) -> Ending:
     summary = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {summary[0] if summary else ''}"
     trace = "".join(traceback.format_exception(error))
-    status: Literal["oom", "failed"] = "oom" if _is_out_of_memory(error) else "failed"
+    status: Literal["oom", "failed"] = "oom" if is_out_of_memory(error) else "failed"
     return Ending(status, error=line, trace=trace, is_echo=_is_echo(error), is_full=is_full(error))
 
 
@@ -169,10 +170,6 @@ def make_provenance(run: Run, attempt: int, started: float, seconds: float, host
         git=git_state(),
         packages=package_versions(),
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _is_echo(error: Exception) -> bool:

@@ -75,7 +75,7 @@ class Sweep:
     def execute(self, decisions: Sequence[Decision]) -> int:
         """Run what is to be run; return the exit code."""
         self.seconds = seconds_by_stage(self.store, set(self.plan.study.stages))
-        runs, expected = self._weighed([item.run for item in decisions if item.action == "run"])
+        runs, expected = self._weighed(_to_run(decisions))
         self.missing, self.known = runs, {run.id for run in self.plan.runs}
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
         self.reporter = Reporter([*runs], available_cpus(), expected)
@@ -199,16 +199,9 @@ def run(
     """
     decisions = decide(plan, store)
     check(plan, store, damaged_among(decisions))
-    if not forget and all(item.action != "run" for item in decisions):
-        if store.was_cut():
-            with store.lock(command, wait=wait) as former:
-                leftovers.clear(store, former)
-        for line in blocked(plan) or [f"all {len(plan.runs)} runs are in {store.root}: nothing to execute"]:
-            say(line)
-        views.complete()
-        return 1 if plan.expected or any(item.action == "skipped" for item in decisions) else 0
-    missing = [item.run for item in decisions if item.action == "run"]
-    memory = fit.estimate(plan.outlook, [*missing, *plan.expected], store)
+    if not forget and not _to_run(decisions):
+        return _complete(plan, store, decisions, views=views, command=command, wait=wait, say=say)
+    memory = fit.estimate(plan.outlook, [*_to_run(decisions), *plan.expected], store)
     fit.refuse(memory, limits)
     lock = store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}"))
     with space(store), lock as former:
@@ -219,14 +212,7 @@ def run(
         decisions = decide(plan, store)
         check(plan, store, damaged_among(decisions))
         notes = [f"memory: {warning}" for warning in fit.warnings(memory, limits)]
-        waiting = expected_line(plan, {item.run.id for item in decisions if item.action == "run"})
-        for line in [
-            *summary(decisions),
-            *filter(None, [waiting]),
-            *damages(decisions),
-            *changed_sources(plan, store),
-            *notes,
-        ]:
+        for line in [*opening(plan, store, decisions), *notes]:
             say(line)
         sweep = Sweep(plan, store, views, make_backend(), replan, limits)
         try:
@@ -238,6 +224,37 @@ def run(
     for line in [*failures(sweep.outcomes), *(blocked(sweep.plan) if sweep.stopped_by is None else [])]:
         say(line)
     return code
+
+
+def _to_run(decisions: Sequence[Decision]) -> list[Run]:
+    return [item.run for item in decisions if item.action == "run"]
+
+
+def _complete(
+    plan: Plan,
+    store: Store,
+    decisions: Sequence[Decision],
+    *,
+    views: Views,
+    command: str,
+    wait: bool,
+    say: Callable[[str], None],
+) -> int:
+    """Say that nothing can be executed, bring the views up to date, and return the exit code."""
+    if store.was_cut():
+        with store.lock(command, wait=wait) as former:
+            leftovers.clear(store, former)
+    for line in blocked(plan) or [f"all {len(plan.runs)} runs are in {store.root}: nothing to execute"]:
+        say(line)
+    views.complete()
+    return 1 if plan.expected or any(item.action == "skipped" for item in decisions) else 0
+
+
+def opening(plan: Plan, store: Store, decisions: Sequence[Decision]) -> list[str]:
+    """Return what a sweep says before its first run: what it will execute and why, and what to know of the rest."""
+    waiting = expected_line(plan, {run.id for run in _to_run(decisions)})
+    expected = [waiting] if waiting else []
+    return [*summary(decisions), *expected, *damages(decisions), *changed_sources(plan, store)]
 
 
 @contextlib.contextmanager
