@@ -35,6 +35,8 @@ class Course:
         self.started: dict[str, Started] = {}
         self.tracks: dict[str, Track] = {}
         self.pace: dict[str, tuple[float, int]] = {}
+        self.taken_s = self.guessed_s = 0.0
+        self.seen: set[str] = set()
         self.events: deque[Happened] = deque(maxlen=EVENTS)
         self.most_at_once = 0
         self.skipped_because = ""
@@ -69,6 +71,7 @@ class Course:
             track.measure(metrics)
             track.reach(step, total, clock_s=clock_s)
             track.heard_at = at
+            self.seen |= track.measures
 
     def _start(self, event: Started) -> None:
         self.started[event.id], self.tracks[event.id] = event, Track()
@@ -86,6 +89,8 @@ class Course:
             stage = self.stage(event.id)
             seconds, count = self.pace.get(stage, (0.0, 0))
             self.pace[stage] = (seconds + event.at - begun.at, count + 1)
+            self.taken_s += event.at - begun.at
+            self.guessed_s += self.tasks[event.id].cost_s if event.id in self.tasks else 0.0
         self._remember(event)
 
     def _remember(self, event: Ended) -> None:
@@ -142,6 +147,7 @@ class Course:
             stages=tuple(self._stages()),
             running=tuple(self._running(event, now) for event in self.started.values()),
             events=tuple(self.events),
+            seen=frozenset(self.seen),
         )
 
     def _phase(self, is_driven: bool) -> Phase:
@@ -165,8 +171,11 @@ class Course:
         return max(self._cost(task) - (now - begun.at), 0.0)
 
     def _cost(self, task: Task) -> float:
-        seconds, count = self.pace.get(task.stage, (task.cost_s, 1))
-        return seconds / count
+        """Return what runs of its stage took so far; else its guess, as far as guesses have held in this sweep."""
+        if task.stage in self.pace:
+            seconds, count = self.pace[task.stage]
+            return seconds / count
+        return task.cost_s * (self.taken_s / self.guessed_s if self.guessed_s else 1.0)
 
     def _stages(self) -> list[Stage]:
         counts: dict[str, dict[str, int]] = {}

@@ -7,20 +7,22 @@ of running runs are left out in the order of `COLUMNS`' importance; where it is 
 from __future__ import annotations
 
 import os
+import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from orchestrator.live.course import TREND_CELLS
 from orchestrator.live.state import Happened, Running, Stage, State
 from orchestrator.progress import duration, sparkline
 
 GAP = "  "
-NAME_WIDTH = 36
-"""Characters of a readable name that are shown at most."""
+NAME_LEAST, NAME_WIDTH = 16, 36
+"""Characters that readable names take at least and at most."""
 
 STYLES = {
     "done": "green",
@@ -45,6 +47,8 @@ ALWAYS = ("done", "running", "waiting", "failed")
 STATUSES = ("cached", *ALWAYS, "diverged", "skipped", "later")
 HEADS = {"later": "to be tuned"}
 EVENTS_AT_LEAST = 4
+NOTE_LINES = 3
+"""Lines that a note may take; what happened to a run takes one, and one more for its log."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class Column:
     importance: int
     is_left: bool = False
     style: str = ""
+    needs: str = ""
+    """The measurement that some run of the sweep must have had, or the column is not there."""
+    least: int = 0
+    """Its width where nothing needs more, so that the columns beside it keep their places."""
 
 
 def _number(value: float | None, form: str = ".3f") -> str:
@@ -70,14 +78,14 @@ def _speed(value: float | None) -> str:
 
 COLUMNS = (
     Column("", lambda run: _cut(run.name, NAME_WIDTH) + (f" ({run.attempt})" if run.attempt > 1 else ""), 1, True),
-    Column("step", lambda run: f"{run.step}/{run.total}" if run.total else "starting", 2),
-    Column("loss", lambda run: _number(run.loss), 3),
-    Column("trend", lambda run: sparkline(run.trend), 6, True, "cyan"),
-    Column("held-out", lambda run: _number(run.held_out), 4),
-    Column("best", lambda run: _number(run.best), 8),
-    Column("left", lambda run: "" if run.left_s is None else duration(run.left_s), 5),
+    Column("step", lambda run: f"{run.step}/{run.total}" if run.total else "starting", 2, least=8),
+    Column("loss", lambda run: _number(run.loss), 3, needs="loss", least=6),
+    Column("trend", lambda run: sparkline(run.trend), 6, True, "cyan", "loss", TREND_CELLS),
+    Column("held-out", lambda run: _number(run.held_out), 4, needs="held-out"),
+    Column("best", lambda run: _number(run.best), 8, needs="held-out", least=6),
+    Column("left", lambda run: "" if run.left_s is None else duration(run.left_s), 5, least=10),
     Column("steps/s", lambda run: _speed(run.steps_per_s), 7),
-    Column("tokens/s", lambda run: _speed(run.tokens_per_s), 9),
+    Column("tokens/s", lambda run: _speed(run.tokens_per_s), 9, needs="tokens"),
     Column("device", lambda run: run.device, 10, True, "dim"),
     Column("node", lambda run: run.node, 11, True, "dim"),
 )
@@ -104,12 +112,12 @@ def laid_out(state: State, hint: str, width: int, height: int) -> list[Text]:
     stages = stage_table(state.stages, width)
     if len(stages) + len(top) > height // 2 + 1:
         stages = [stage_line(state.stages)]
-    bottom = [Text(), Text(hint, style="dim")]
+    bottom = [Text(), Text(f" {hint}", style="dim")]
     room = height - len(top) - len(stages) - len(bottom) - 2  # two empty lines before runs and events
     events = event_lines(state.events, Path(state.store), width)
-    runs = running_table(state.running, width, max(room - min(len(events), EVENTS_AT_LEAST) - 1, 2))
+    runs = running_table(state, width, max(room - min(len(events), EVENTS_AT_LEAST) - 1, 3))
     left = room - len(runs) - 1
-    shown = [Text("last events", style="dim"), *newest(events, left)] if left > 0 and events else []
+    shown = [Text(" last events", style="dim"), *newest(events, left)] if left > 0 and events else []
     lines = [*top, *stages, Text(), *runs, Text(), *shown]
     filling = [Text()] * (height - len(lines) - len(bottom))
     return [*lines, *filling, *bottom][:height]
@@ -121,9 +129,11 @@ def header(state: State, width: int) -> list[Text]:
     if state.phase == "none":
         return [Text(f" {phase}", style="bold"), Text(f" {state.store}", style="dim")]
     left = "" if state.phase == "over" else f" · about {duration(state.left_s)} left"
-    right = f"{state.done} of {state.total} runs · {duration(state.elapsed_s)}{left} "
     title = Text(f" {state.study}", style="bold")
     title.append(f"  {phase}" if phase else "", style="bold yellow")
+    counts = f"{state.done} of {state.total} runs"
+    full = f"{counts} · {duration(state.elapsed_s)}{left} "
+    right = full if title.cell_len + len(full) + 2 <= width else f"{counts} "
     title.append(" " * max(width - title.cell_len - len(right), 2))
     title.append(right)
     return [title, bar(state.done, state.total, width)]
@@ -161,10 +171,11 @@ def stage_line(stages: Sequence[Stage]) -> Text:
     return Text(" " + GAP.join(parts))
 
 
-def running_table(running: Sequence[Running], width: int, height: int) -> list[Text]:
+def running_table(state: State, width: int, height: int) -> list[Text]:
     """Return the running runs in at most `height` lines, with as many columns as fit `width`."""
+    running = state.running
     shown = running if len(running) < height else running[: height - 2]
-    columns, widths = fitting(running, width)
+    columns, widths = fitting(running, state.seen, width)
     if not shown:
         return [Text(" nothing is running", style="dim")]
     heads = [column.head for column in columns]
@@ -180,22 +191,22 @@ def running_table(running: Sequence[Running], width: int, height: int) -> list[T
     return lines
 
 
-def fitting(running: Sequence[Running], width: int) -> tuple[list[Column], list[int]]:
-    """Return the columns that fit, by importance, in the order of the screen, with their widths; empty ones go."""
-    cells = {column: [column.cell(run) for run in running] for column in COLUMNS}
+def fitting(running: Sequence[Running], seen: Collection[str], width: int) -> tuple[list[Column], list[int]]:
+    """Return the columns that fit, by importance, in the order of the screen, with their widths."""
     widths = {
-        column: max([len(column.head), *map(len, values)])
-        for column, values in cells.items()
-        if any(values) or column.importance <= 2
+        column: max([column.least, len(column.head), *(len(column.cell(run)) for run in running)])
+        for column in COLUMNS
+        if not column.needs or column.needs in seen
     }
-    first = COLUMNS[0]
-    widths[first] = max(widths[first], len(f"{len(running)} running"))
-    chosen: list[Column] = []
-    for column in sorted(widths, key=lambda one: one.importance):
-        if 1 + sum(widths[one] + len(GAP) for one in [*chosen, column]) - len(GAP) > width:
+    first, *others = sorted(widths, key=lambda one: one.importance)
+    widths[first] = max(widths[first], len(f"{len(running)} running"), NAME_LEAST)
+    chosen, used = [first], 1 + widths[first]
+    for column in others:
+        used += len(GAP) + widths[column]
+        if used > width:
             break
         chosen.append(column)
-    shown = [column for column in COLUMNS if column in (chosen or [first])]
+    shown = [column for column in COLUMNS if column in chosen]
     return shown, [widths[column] for column in shown]
 
 
@@ -216,11 +227,15 @@ def newest(events: Sequence[list[Text]], height: int) -> list[Text]:
 
 def _event(event: Happened, store: Path, width: int) -> list[Text]:
     line = Text(f" {time.strftime('%H:%M:%S', time.localtime(event.at))}  ", style="dim")
-    line.append(f"{event.kind:<8}", style=STYLES.get(event.kind, ""))
-    line.append(f"  {event.text}", style="default")
-    line.truncate(width, overflow="ellipsis")
-    log = f"log: {shortest(store / event.log)}" if event.log else ""
-    return [line, Text(f"{'':{20}} {log}")] if log else [line]
+    line.append(f"{event.kind:<8}  ", style=STYLES.get(event.kind, ""))
+    room = max(width - line.cell_len, 20)
+    first, *more = textwrap.wrap(
+        event.text, room, max_lines=NOTE_LINES if event.kind == "note" else 1, placeholder=" …"
+    ) or [""]
+    line.append(first, style="default")
+    if event.log:
+        more.append(f"log: {shortest(store / event.log)}")
+    return [line, *(Text(f"{'':{line.cell_len - len(first)}}{one}") for one in more)]
 
 
 def shortest(path: Path) -> str:

@@ -58,6 +58,7 @@ class State:
     """A sweep at one moment. `running` has the one that began first in front, `events` the newest last.
 
     Fractions of the whole, `done` of `total`, count the runs of this sweep: what was cached is in the stages only.
+    `seen` are the measurements that any run has had so far: loss, held-out loss, tokens.
     """
 
     study: str
@@ -70,3 +71,4 @@ class State:
     stages: tuple[Stage, ...]
     running: tuple[Running, ...]
     events: tuple[Happened, ...]
+    seen: frozenset[str] = frozenset()

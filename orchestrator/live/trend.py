@@ -69,6 +69,12 @@ class Track:
             self.best = metrics.get("best_eval_loss", min(known, default=None))
         self.tokens = metrics.get("tokens", self.tokens)
 
+    @property
+    def measures(self) -> set[str]:
+        """What this attempt measures, of loss, held-out loss and tokens."""
+        found = {"loss": self.loss, "held-out": self.held_out, "tokens": self.tokens}
+        return {name for name, value in found.items() if value is not None}
+
     def reach(self, step: int, total: int, *, clock_s: float) -> None:
         """Note that the attempt was at `step` when the clock stood at `clock_s`."""
         self.step, self.total = step, total
