@@ -48,6 +48,9 @@ def add(verbs: Any) -> None:
     again.add_argument("--retry", choices=["diverged"], help="make the diverged runs of this study again")
     again.add_argument("--wait", action="store_true", help="wait if another sweep uses the store, instead of leaving")
     add_oversubscribe(parser)
+    parser.add_argument_group("what is shown").add_argument(
+        "--plain", action="store_true", help="a line per event, as when piped or in CI, where there would be a screen"
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -57,6 +60,8 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.advice import demonstration
     from orchestrator.cli.needs import limits_of
     from orchestrator.estimate import available_cpus
+    from orchestrator.live.reporter import Reporter
+    from orchestrator.live.screen import suits
     from orchestrator.views import Views
 
     begun = time.monotonic()
@@ -81,6 +86,11 @@ def execute(options: argparse.Namespace) -> int:
             cpus=0 if options.local else available_cpus(),
             oversubscribe=options.oversubscribe,
             is_elsewhere=options.address is not None,
+        ),
+        reporter=Reporter(
+            store.root,
+            slots=1 if options.local else available_cpus(),
+            has_screen=suits(sys.stderr) and not options.plain,
         ),
         say=say,
     )
