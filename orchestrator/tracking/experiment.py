@@ -21,13 +21,15 @@ from orchestrator.tracking.content import (
     ms,
     now_ms,
     record_points,
+    record_tags,
     run_name,
     run_tags,
     seal_of,
+    source_tags,
     study_name,
     study_tags,
 )
-from orchestrator.tracking.uploads import upload_report
+from orchestrator.tracking.uploads import tell_study
 from trainables.base import Progress
 
 FLUSH_ROWS, FLUSH_S = 50, 3.0
@@ -111,8 +113,8 @@ class Experiment:
             child, record = self.children.get(run.id), records.get(run.id)
             if record is not None and (child is None or child.sealed != seal_of(record)):
                 self._complete(run, record)
-        if report is not None:
-            upload_report(self.client, self.parent, report)
+        told = {run.data.tags["run_id"]: run for run in self._found_children() if "run_id" in run.data.tags}
+        tell_study(self.client, plan, store, parent=self.parent, children=told, report=report)
 
     def close(self) -> None:
         """Send what waits; close the children of runs that are not over, and the parent with what it came to."""
@@ -129,7 +131,7 @@ class Experiment:
     def _create(self, run: Run, start_ms: int) -> Child:
         tags = {"mlflow.parentRunId": self.parent, **run_tags(self.study, run), "status": "running"}
         made = self.client.create_run(self.id, start_time=start_ms, tags=tags, run_name=run_name(run))
-        return Child(made.info.run_id, "RUNNING", logged=set(), params=clean_params(run))
+        return Child(made.info.run_id, "RUNNING", logged=set(), params=clean_params(self.study, run))
 
     def _complete(self, run: Run, record: Record) -> None:
         """Log what the child lacks of the record, and close it."""
@@ -140,7 +142,7 @@ class Experiment:
         if child is None:
             child = self.children[run.id] = self._create(run, ms(record.provenance.started))
         child.waiting += record_points(record)
-        self._end(child, record.status, ms(record.provenance.finished), seal=seal_of(record))
+        self._end(child, record.status, ms(record.provenance.finished), seal=seal_of(record), tags=record_tags(record))
 
     def _send(self, child: Child, tags: Mapping[str, str] | None = None) -> None:
         """Log those waiting measurements that the child does not have (the first value of a step stays), then `tags`.
@@ -161,8 +163,16 @@ class Experiment:
         child.logged |= set(new)
         child.waiting, child.params, child.flushed_s = [], {}, time.monotonic()
 
-    def _end(self, child: Child, status: str, end_ms: int | None = None, *, seal: str = "") -> None:
-        self._send(child, {"status": status, "record": seal})
+    def _end(
+        self,
+        child: Child,
+        status: str,
+        end_ms: int | None = None,
+        *,
+        seal: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        self._send(child, {**(tags or {}), "status": status, "record": seal})
         child.status, child.sealed = STATUSES.get(status, "KILLED"), seal
         self.client.set_terminated(child.id, child.status, end_ms)
 
@@ -208,18 +218,20 @@ class Experiment:
         found = self._search(" and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items()))
         for run in found:
             return str(run.info.run_id)
-        tags["mlflow.note.content"] = self.study.description
+        tags |= {"mlflow.note.content": self.study.description, **source_tags()}
         return str(self.client.create_run(self.id, tags=tags, run_name=study_name(self.study)).info.run_id)
 
     def _owner(self) -> dict[str, str]:
         """Return the tag that keeps two stores apart on one server; a database of our own needs none, and may move."""
         return {} if own_database(self.uri) else {"store": f"{socket.gethostname()}:{self.store.root}"}
 
+    def _found_children(self) -> Iterator[Any]:
+        return self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")
+
     def _find_children(self) -> dict[str, Child]:
-        found = self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'")
         return {
             run.data.tags["run_id"]: Child(run.info.run_id, run.info.status, run.data.tags.get("record", ""))
-            for run in found
+            for run in self._found_children()
             if "run_id" in run.data.tags
         }
 
