@@ -12,9 +12,11 @@ from orchestrator.cli.options import (
     add_oversubscribe,
     add_store,
     add_study,
+    add_tensorboard,
     console,
     make_planning,
     open_store,
+    sync_command,
     views_folder,
 )
 
@@ -48,6 +50,7 @@ def add(verbs: Any) -> None:
     again.add_argument("--retry", choices=["diverged"], help="make the diverged runs of this study again")
     again.add_argument("--wait", action="store_true", help="wait if another sweep uses the store, instead of leaving")
     add_oversubscribe(parser)
+    add_tensorboard(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -66,7 +69,8 @@ def execute(options: argparse.Namespace) -> int:
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
     if line := demonstration(plan):
         say(line)
-    views = Views(plan, store, views_folder(options, store), command)
+    folder = views_folder(options, store)
+    views = Views(plan, store, folder, command, sync_command(options), options.tensorboard)
     code = sweep.run(
         plan,
         store,

@@ -21,7 +21,9 @@ UNSUITABLE = re.compile(r"[^\w -]")
 """What MLflow refuses in the name of a logged model."""
 
 
-def tell_inputs(client: Any, store: Store, plan: Plan, records: Mapping[str, Record], children: Mapping[str, Any]) -> None:
+def tell_inputs(
+    client: Any, store: Store, plan: Plan, records: Mapping[str, Record], children: Mapping[str, Any]
+) -> None:
     """Log datasets and models as the inputs of those children (MLflow's runs, by run id) that lack them."""
     models = _Models(client, plan, records, children)
     for run in plan.runs:

@@ -29,7 +29,10 @@ def saved_views(study: Study) -> dict[str, str]:
     if study.comparison is not None:
         views["means"] = ("2 Arms, mean over replicates", _means(study))
     if _selected(study):
-        views["tuning"] = ("3 Learning rates tried" if _selected(study) == ["learning_rate"] else "3 Tuning runs", _tuning(study))
+        views["tuning"] = (
+            "3 Learning rates tried" if _selected(study) == ["learning_rate"] else "3 Tuning runs",
+            _tuning(study),
+        )
     return {f"{PREFIX}{key}": _envelope(name, state) for key, (name, state) in views.items()}
 
 
@@ -53,13 +56,18 @@ def _compared(study: Study) -> dict[str, Any]:
 
 
 def _means(study: Study) -> dict[str, Any]:
-    groups = [name for name in compared_params(study) if name not in _replicates(study) and name not in _selected(study)]
+    groups = [
+        name for name in compared_params(study) if name not in _replicates(study) and name not in _selected(study)
+    ]
     keys = [{"mode": "param", "groupByData": name} for name in groups]
     return {**_compared(study), "groupBy": {"aggregateFunction": "average", "groupByKeys": keys}}
 
 
 def _tuning(study: Study) -> dict[str, Any]:
-    columns = [*_columns("params", compared_params(study)), *_columns("metrics", ["final_eval_loss", "initial_eval_loss"])]
+    columns = [
+        *_columns("params", compared_params(study)),
+        *_columns("metrics", ["final_eval_loss", "initial_eval_loss"]),
+    ]
     return _state("tags.purpose = 'tuning'", columns, study)
 
 
@@ -150,7 +158,9 @@ def _charts(study: Study) -> list[dict[str, Any]]:
         _line("eval_loss", "Held-out loss by training step"),
         _line("loss", "Training loss by training step"),
         _bar(outcome, f"{outcome}, by run"),
-        _card("PARALLEL", "From settings to outcome", selectedParams=params, selectedMetrics=[outcome], showAllRuns=True),
+        _card(
+            "PARALLEL", "From settings to outcome", selectedParams=params, selectedMetrics=[outcome], showAllRuns=True
+        ),
     ]
 
 

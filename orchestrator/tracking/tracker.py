@@ -1,38 +1,46 @@
-"""What a sweep tells MLflow: events into a queue, and the one thread that takes them out and writes."""
+"""What a sweep tells MLflow while it runs, and what MLflow is told when it ends. Nothing here waits but `close`."""
 
 from __future__ import annotations
 
-import queue
-import threading
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan import Plan, Run
 from orchestrator.store import Store
 from orchestrator.study import Study
 from orchestrator.tracking.client import tracking_uri
 from orchestrator.tracking.content import now_ms
-from orchestrator.tracking.current import mark_synced, states
+from orchestrator.tracking.current import mark_open, mark_synced, recorded, states
 from orchestrator.tracking.experiment import Experiment
+from orchestrator.tracking.sender import Event, Sender
 from trainables.base import Progress
 
 if TYPE_CHECKING:
     from cluster.base import Outcome
 
 
+def say(line: str) -> None:
+    """Print one line on stderr."""
+    sys.stderr.write(f"{line}\n")
+
+
 class Tracker:
-    """The one writer to MLflow. Every method returns at once; `close` waits until all is written.
+    """The one writer to MLflow."""
 
-    `problem` says in one line what stopped the writing, if anything did.
-    """
+    def __init__(
+        self, study: Study, store: Store, *, views: Path | None = None, tell: Callable[[str], None] = say
+    ) -> None:
+        """Name the study and where it is tracked; nothing is imported, opened or created before the first event.
 
-    def __init__(self, study: Study, store: Store, *, views: Path | None = None) -> None:
-        """Name the study and where it is tracked; nothing is imported, opened or created before the first event."""
-        self.study, self.store, self.views = study, store, views
-        self.problem: str | None = None
-        self._queue: queue.SimpleQueue[Callable[[Experiment], None] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        `tell` is told, on the tracker's own thread, when a server is lost and when it is back.
+        """
+        self.study, self.store, self.tell = study, store, tell
+        self.uri = tracking_uri(store, views)
+        self._sender: Sender | None = None
+        self._plan: Plan | None = None
+        self._report: Path | None = None
 
     def started(self, run: Run, attempt: int = 1) -> None:
         """A run has begun, or begun again."""
@@ -50,40 +58,60 @@ class Tracker:
             self._put(lambda experiment: experiment.finish(outcome.run, outcome.record))
 
     def sync(self, plan: Plan, *, report: Path | None = None) -> None:
-        """Complete whatever MLflow lacks of the plan's records, and upload the report if it has changed."""
+        """In the end complete whatever MLflow lacks of the plan's records, and upload the report if it has changed."""
+        self._plan, self._report = plan, report
+        self._started()
+
+    def close(self, *, patience_s: float = float("inf"), command: str = "") -> str | None:
+        """Send what waits and end; return in one line what is kept and why, or None if all is sent.
+
+        Waits while a server answers, but no longer than `patience_s` seconds. `command` is what sends the rest later.
+        """
+        if self._sender is None:
+            return None
+        why = self._sender.end(self._last(), patience_s)
+        kept = None if why is None else f"MLflow: {why}; {self._kept()}{f': {command}' if command else ''}"
+        self._sender = None
+        return kept
+
+    def _put(self, event: Event) -> None:
+        self._started().put(event)
+
+    def _started(self) -> Sender:
+        if self._sender is None:
+            self._sender = Sender(self.uri, self._open, self.tell)
+            self._sender.start()
+        return self._sender
+
+    def _open(self, client: Any) -> Experiment:
+        mark_open(self.study, self.store, self.uri)
+        return Experiment(self.study, self.store, self.uri, client)
+
+    def _last(self) -> list[Event]:
+        """Return what is done when all events are through; a request that was lost may have come to effect by then."""
+        sender, plan = self._sender, self._plan
+        assert sender is not None
+
+        def settle(experiment: Experiment) -> None:
+            if sender.was_lost:
+                experiment.look_again()
 
         def complete(experiment: Experiment) -> None:
-            told = states(plan, self.store, report)
-            experiment.sync(plan, self.store, report)
-            mark_synced(self.study, self.store, experiment.uri, told)
+            assert plan is not None
+            told.update(states(plan, self.store, self._report))
+            experiment.sync(plan, self.store, self._report)
 
-        self._put(complete)
+        told: dict[str, str] = {}
+        done: list[Event] = [settle, Experiment.close]
+        if plan is not None:
+            done[1:1] = [complete]
+            done += [lambda _: mark_synced(self.study, self.store, self.uri, told)]
+        return done
 
-    def close(self) -> str | None:
-        """Write what is waiting and end; return what went wrong, in one line, or None."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
-        return self.problem
-
-    def _put(self, event: Callable[[Experiment], None]) -> None:
-        if self.problem is not None:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
-            self._thread.start()
-        self._queue.put(event)
-
-    def _write(self) -> None:
-        """Take events off the queue until it is closed; runs on the thread."""
-        try:
-            experiment = Experiment(self.study, self.store, tracking_uri(self.store, self.views))
-            while (event := self._queue.get()) is not None:
-                event(experiment)
-                experiment.flush(due_only=not self._queue.empty())
-            experiment.close()
-        # MLflow is a view: a server that is gone must not stop a sweep whose records are safe (contract C2).
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            self.problem = f"MLflow: {type(error).__name__}: {lines[0]}; the next command completes it"
+    def _kept(self) -> str:
+        assert self._sender is not None
+        if self._plan is None:
+            return "what it lacks is in the store and is sent later"
+        there, experiment = recorded(self._plan, self.store), self._sender.experiment
+        lacking = there - (experiment.completed() if experiment else set())
+        return f"what it lacks ({len(lacking)} of {len(there)} runs) is in the store; send it with"

@@ -45,7 +45,9 @@ def tell_study(
 def tell_page(client: Any, study: Study, experiment_id: str) -> None:
     """Give the experiment its kind, its description and its saved views."""
     views = saved_views(study)
-    links = [f"[{json.loads(view)['name']}]({page(experiment_id, key.rpartition('.')[2])})" for key, view in views.items()]
+    links = [
+        f"[{json.loads(view)['name']}]({page(experiment_id, key.rpartition('.')[2])})" for key, view in views.items()
+    ]
     tags = {
         "mlflow.experimentKind": "custom_model_development",  # else the page asks what kind of experiment it is
         "mlflow.note.content": f"{study.description}\n\n{' · '.join(sorted(links))}",
@@ -106,7 +108,9 @@ def upload_report(client: Any, parent: str, report: Path) -> None:
         client.log_artifact(parent, str(path))
     for path in sorted(path for path in (report / "figures").glob("*") if path.is_file()):
         client.log_artifact(parent, str(path), artifact_path="figures")
-    client.set_tag(parent, LOGGED_TABLES, json.dumps([{"path": f"tables/{name}.json", "type": "table"} for name in tables]))
+    client.set_tag(
+        parent, LOGGED_TABLES, json.dumps([{"path": f"tables/{name}.json", "type": "table"} for name in tables])
+    )
     client.set_tag(parent, "report", state)
 
 
