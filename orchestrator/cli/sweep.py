@@ -12,9 +12,11 @@ from orchestrator.cli.options import (
     add_oversubscribe,
     add_store,
     add_study,
+    add_tensorboard,
     console,
     make_planning,
     open_store,
+    sync_command,
     views_folder,
 )
 
@@ -51,6 +53,7 @@ def add(verbs: Any) -> None:
     parser.add_argument_group("what is shown").add_argument(
         "--plain", action="store_true", help="a line per event, as when piped or in CI, where there would be a screen"
     )
+    add_tensorboard(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -71,7 +74,8 @@ def execute(options: argparse.Namespace) -> int:
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
     if line := demonstration(plan):
         say(line)
-    views = Views(plan, store, views_folder(options, store), command)
+    folder = views_folder(options, store)
+    views = Views(plan, store, folder, command, sync_command(options), options.tensorboard)
     code = sweep.run(
         plan,
         store,
