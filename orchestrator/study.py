@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -72,6 +72,9 @@ class Selected:
     grid       positive numbers in equal ratios, at least three; or `By`/`Computed`, which give them for each point.
                Every point of a study has as many values as the others, as far apart
     seeds      values of the replicate axis for the tuning runs, none of them among the axis' own
+    start      on how many of the seeds every value is tried. Those that are then within noise of the best race on, on
+               twice as many seeds each time (orchestrator.selection.choose), until one is ahead or the seeds are
+               used up: the same rule for every arm, declared before any run. None: all values on all seeds
     metric     what is minimised, as the mean over the seeds: a metric of the tuning runs' records. A run that
                diverged counts as infinite; of equal values the smallest is taken
     per        axes that have a choice each; None: all but replicates. What is not among them is pooled, but for
@@ -84,6 +87,14 @@ class Selected:
     metric: str = "final_eval_loss"
     per: tuple[str, ...] | None = None
     widenings: int = 3
+    start: int | None = None
+
+    def with_seeds(self, count: int, avoid: Collection[object] = ()) -> Selected:
+        """Return the same with `count` seeds: the first of these, and then numbers that follow, but for `avoid`."""
+        last = max((seed for seed in self.seeds if isinstance(seed, int)), default=100)
+        fresh = (seed for seed in itertools.count(last + 1) if seed not in avoid)
+        seeds = (*self.seeds[:count], *itertools.islice(fresh, max(0, count - len(self.seeds))))
+        return replace(self, seeds=seeds, start=self.start and min(self.start, count))
 
 
 def around(centre: float, count: int = 3, ratio: float = 10**0.5) -> tuple[float, ...]:
