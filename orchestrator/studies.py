@@ -209,15 +209,9 @@ def _with_tuning_seeds(study: Study, count: int) -> Study:
         name: replace(stage, config={key: _reseeded(value, count, avoid) for key, value in stage.config.items()})
         for name, stage in study.stages.items()
     }
-    if not any(_selects(value) for stage in study.stages.values() for value in stage.config.values()):
+    if not study.selected:
         raise UserError(f"{option}: {study.name} selects nothing by tuning runs")
     return replace(study, stages=stages)
-
-
-def _selects(value: Any) -> bool:
-    return isinstance(value, Selected) or (
-        isinstance(value, By) and any(map(_selects, (*value.table.values(), value.otherwise)))
-    )
 
 
 def _reseeded(value: Any, count: int, avoid: Sequence[Scalar]) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -229,6 +229,21 @@ class Study:
         return axis == self.replicate or setting_of(axis) in REPLICATE_SETTINGS
 
     @property
+    def selected(self) -> dict[str, Selected]:
+        """The settings that tuning runs choose (student.learning_rate), each with the first of its rules."""
+        settings = {
+            f"{name}.{key}": value for name, stage in self.stages.items() for key, value in stage.config.items()
+        }
+        rules = {name: next(_rules(value), None) for name, value in settings.items() if name not in self.axes}
+        return {name: rule for name, rule in rules.items() if rule is not None}
+
+    @property
+    def at_selected(self) -> str:
+        """What verdicts add where settings are selected: "at the selected learning rates"; empty where none is."""
+        names = dict.fromkeys(f"{setting_of(name).replace('_', ' ')}s" for name in self.selected)
+        return f"at the selected {' and '.join(names)}" if names else ""
+
+    @property
     def collected(self) -> frozenset[str]:
         """The axes along which runs are collected: the runs that read the collection do not follow them."""
         inputs = (value for stage in self.stages.values() for value in stage.inputs.values())
@@ -245,6 +260,14 @@ class Study:
     def with_axis(self, name: str, values: Sequence[Scalar]) -> Study:
         """Return the study with one axis replaced or added."""
         return replace(self, axes={**self.axes, name: tuple(values)})
+
+
+def _rules(value: Any) -> Iterator[Selected]:
+    """Yield how a setting is selected, in any of its alternatives."""
+    if isinstance(value, Selected):
+        yield value
+    elif isinstance(value, By):
+        yield from (rule for one in _alternatives(value) for rule in _rules(one))
 
 
 def _alternatives(value: Any) -> tuple[Any, ...]:
