@@ -231,11 +231,10 @@ class Study:
     @property
     def selected(self) -> dict[str, Selected]:
         """The settings that tuning runs choose (student.learning_rate), each with the first of its rules."""
-        settings = {
-            f"{name}.{key}": value for name, stage in self.stages.items() for key, value in stage.config.items()
-        }
-        rules = {name: next(_rules(value), None) for name, value in settings.items() if name not in self.axes}
-        return {name: rule for name, rule in rules.items() if rule is not None}
+        settings = [
+            (f"{name}.{key}", value) for name, stage in self.stages.items() for key, value in stage.config.items()
+        ]
+        return {name: rule for name, value in settings if name not in self.axes for rule in [*_rules(value)][:1]}
 
     @property
     def at_selected(self) -> str:

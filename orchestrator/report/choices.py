@@ -56,9 +56,9 @@ def _about(plan: Plan, made: Sequence[Selection]) -> str:
     blind = sum(item.lead is None for item in made)
     seeds = f"; of {blind} nothing can be said, for one tuning seed shows no noise" if blind else ""
     return (
-        f"Tuning runs chose {settings}, on seeds that no verdict uses: {told}{seeds}. Clear is ahead of the next by more "
-        f"than {CLEAR:g} standard errors of the difference of their means over the same seeds, from what values and "
-        "seeds leave of the choice's own losses. Verdicts hold at what was chosen; the luck of the choice is in no "
+        f"Tuning runs chose {settings}, on seeds that no verdict uses: {told}{seeds}. Clear is ahead of the next by "
+        f"more than {CLEAR:g} standard errors of the difference of their means over the same seeds, from what values "
+        "and seeds leave of the choice's own losses. Verdicts hold at what was chosen; the luck of the choice is in no "
         "interval and in no p."
     )
 

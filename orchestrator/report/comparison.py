@@ -33,7 +33,7 @@ def summarise(
     view = ItemView.read(plan, store, family, records)
     judged, of_items = by_item(view, judge(family, scope(family)))
     differences = deciding(plan, judged, command)
-    chosen = choices.section(plan, differences, command)
+    chosen = filter(None, [choices.section(plan, differences, command)])
     lines = [with_accuracy(view, line) for line in (*references(family), *arm_lines(family, records))]
     return Summary(
         study=study.name,
@@ -60,9 +60,7 @@ def summarise(
         design_note=_design_note(judged, comparison),
         failures=[_failure(plan, record) for record in records.values() if record.status != "done"],
         notes=[*study.notes, *_settings_by_arm(family)],
-        sections=([chosen] if chosen else [])
-        + of_items
-        + claims.sections(Basis(plan, store, records, family, judged, lines)),
+        sections=[*chosen, *of_items, *claims.sections(Basis(plan, store, records, family, judged, lines))],
     )
 
 

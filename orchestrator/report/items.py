@@ -100,7 +100,7 @@ class ItemView:
         return sum(int(side["run_id"].isin(names).sum()) for side in sides)
 
     def scope(self, n: int) -> str:
-        """Return for what a verdict by item holds: the teachers and selected settings there were, over so many items."""
+        """Return for what a verdict by item holds: teachers, selected settings, so many items."""
         teachers = len(self.plan.of_stage("teacher"))
         if self.folds and teachers >= self.folds:
             who = f"for the teachers of these {self.folds} folds"
