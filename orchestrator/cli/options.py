@@ -80,6 +80,12 @@ def add_study(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         metavar="PATH|HUB",
         help="use this checkpoint (a folder of safetensors or a hub id) as the teacher; nothing is trained for it",
     )
+    group.add_argument(
+        "--tuning-seeds",
+        metavar="N",
+        type=int,
+        help="choose selected settings by tuning runs on up to N seeds (see plan); decide on it before any verdict",
+    )
     group.add_argument("--until", metavar="STAGE", help="leave out what comes after this stage")
 
 
@@ -134,9 +140,8 @@ def make_planning(options: argparse.Namespace, store: Store) -> Callable[[], Pla
     from orchestrator.plan import Planning
     from orchestrator.studies import Changes, load
 
-    changes = Changes(
-        tuple(options.settings), tuple(options.axes), tuple(options.places), options.teacher, options.scale
-    )
+    written = (tuple(options.settings), tuple(options.axes), tuple(options.places))
+    changes = Changes(*written, options.teacher, options.scale, options.tuning_seeds)
     planner = FilePlanner(store)
     planning = Planning(load(options.study, changes), planner, until=options.until)
 

@@ -23,7 +23,7 @@ PLACED = {
     "outcome": ("Outcome and differences", ("outcome_by_rank", "outcomes", "differences")),
     "spectra": ("Spectra", ("spectrum",)),
 }
-"""Sections that are figures: name -> title and figures, in order."""
+"""Sections that are figures: name -> title and figures, in order; with what a section of that name has to say."""
 CODE = re.compile(r"`([^`]+)`")
 """What is written between backticks is a command or a name."""
 
@@ -83,13 +83,14 @@ def _sections(material: Material, context: Mapping[str, Any]) -> Iterator[Sectio
     for name, (title, figures) in PLACED.items():
         shown = [figure for figure in figures if figure in summary.figures and figure not in used]
         used |= set(shown)
-        if shown:
-            yield Section(name=name, title=title, figures=shown)
+        said = next((section for section in summary.sections if section.name == name), None)
+        if shown or said:
+            yield (said or Section(name=name, title=title)).model_copy(update={"figures": shown})
     layers = _layers(material)
     if layers is not None:
         used |= set(layers.figures)
         yield layers
-    yield from summary.sections
+    yield from (section for section in summary.sections if section.name not in PLACED)
     rest = [name for name in summary.figures if name not in used]
     if rest:
         yield Section(name="more-figures", title="More figures", figures=rest)
