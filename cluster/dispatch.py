@@ -156,4 +156,4 @@ class Dispatch:
 
 
 def _ended_how(status: str) -> str:
-    return {"oom": "ran out of memory", "killed": "was killed", "skipped": "was skipped"}.get(status, status)
+    return {"oom": "ran out of memory", "killed": "was killed", "pruned": "was pruned", "skipped": "was skipped"}.get(status, status)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.base import Outcome
-from orchestrator import report, search, tracking
+from orchestrator import report, tracking
 from orchestrator.plan import Plan, Run
 from orchestrator.report.terminal import TerminalReport
+from orchestrator.search import journal
 from orchestrator.store import Store
 from trainables.base import Progress
 
@@ -50,12 +51,16 @@ class Views:
         """A run has ended."""
         self.tracker.finished(outcome)
 
+    def record_trials(self) -> None:
+        """Bring the Optuna journal up to date: a search tells it of every point."""
+        if not journal.is_recorded(self.plan, self.store, views=self.folder):
+            journal.record(self.plan, self.store, views=self.folder)
+
     # -- when it has ended ------------------------------------------------------------------------------
 
     def complete(self) -> None:
         """Bring every view up to date with the records; what is current stays as it is."""
-        if not search.is_recorded(self.plan, self.store, views=self.folder):
-            search.record_grid(self.plan, self.store, views=self.folder)
+        self.record_trials()
         self.write_report()
         if not tracking.is_synced(self.plan, self.store, views=self.folder, report=self.report_folder):
             self.tracker.sync(self.plan, report=self.report_folder)

@@ -13,7 +13,7 @@ from orchestrator.cli.options import (
     add_store,
     add_study,
     console,
-    make_planning,
+    make_search,
     open_store,
     views_folder,
 )
@@ -57,11 +57,12 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.advice import demonstration
     from orchestrator.cli.needs import limits_of
     from orchestrator.estimate import available_cpus
+    from orchestrator.search.asking import Asking
     from orchestrator.views import Views
 
     begun = time.monotonic()
     store = open_store(options)
-    replan = make_planning(options, store)
+    replan, ledger = make_search(options, store)
     plan = replan()
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
     if line := demonstration(plan):
@@ -82,6 +83,7 @@ def execute(options: argparse.Namespace) -> int:
             oversubscribe=options.oversubscribe,
             is_elsewhere=options.address is not None,
         ),
+        asking=Asking(ledger, store, replan) if ledger else None,
         say=say,
     )
     table = views.report()
