@@ -232,7 +232,8 @@ def run(
         for line in blocked(plan) or [f"all {len(plan.runs)} runs are in {store.root}: nothing to execute"]:
             say(line)
         views.complete()
-        return 1 if plan.expected or any(item.action == "skipped" for item in decisions) else 0
+        is_short = asking is None and any(item.action == "skipped" for item in decisions)
+        return 1 if plan.expected or is_short else 0
     missing = [item.run for item in decisions if item.action == "run"]
     memory = fit.estimate(plan.outlook, [*missing, *plan.expected], store)
     fit.refuse(memory, limits)

@@ -17,6 +17,7 @@ from orchestrator.space import Choice, Float, Int, Prune, Search
 from orchestrator.study import By, Computed, Study, repeats, two_digits
 from search_spaces.scales import Scale
 from search_spaces.target_study import TARGETS
+from trainables.base import Scalar
 
 SEEDS = 2
 
@@ -27,7 +28,7 @@ def build(scale: Scale) -> Study:
     targets = {"target_modules": By("targets", TARGETS)}
     settings = {**targets, "lora_alpha": Computed(mul, "alpha_over_rank", "student.rank")}
     rates = [rate for of_rank in scale.learning_rates.values() for rate in of_rank.values()]
-    usual = {
+    usual: dict[str, Scalar] = {
         "student.init": "random",
         "targets": "all-linear",
         "student.rank": scale.rank,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from orchestrator.freshness import read_marker, record_states, write_marker
 from orchestrator.plan import Plan
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+Direction: TypeAlias = Literal["minimize", "maximize"]
 MARKER = "optuna.json"
 
 
@@ -78,7 +79,7 @@ def _storage(path: Path) -> optuna.storages.JournalStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
-def _directions(study: Study) -> list[str]:
+def _directions(study: Study) -> list[Direction]:
     if study.search is not None:
         return [objective.direction for objective in study.search.objectives]
     return ["maximize" if (study.comparison or Comparison()).higher_is_better else "minimize"]

@@ -1,6 +1,6 @@
 """What the records say of each point of a search: open, done with its objectives, or ended otherwise.
 
-A pure function of plan and records. A point is judged by the mean over its runs; it is not while one of them is missing.
+A pure function of plan and records. A point is judged by the mean over its runs; not while one of them is missing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _point(
     statuses = {record.status for record in known}
     for state in ("pruned", "diverged") if search.prune else ("diverged",):
         if state in statuses:
-            return Point(one, state, (), curve, steps)  # type: ignore[arg-type]
+            return Point(one, state, (), curve, steps)
     if statuses & set(BAD):
         return Point(one, "failed", (), curve, steps)
     if len(known) < len(one.runs) or "pruned" in statuses:
@@ -131,7 +131,9 @@ def _measured(
         return float(value)
     if objective.metric not in metrics and (record.id in tested or record.id not in evaluations):
         known = ", ".join(name for name, found in metrics.items() if isinstance(found, int | float))
-        raise UserError(f"a point is judged by {objective.metric!r}, which {record.id} has not measured; it has {known}")
+        raise UserError(
+            f"points are judged by {objective.metric!r}, which {record.id} has not measured; it has {known}"
+        )
     return None
 
 

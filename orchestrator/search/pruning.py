@@ -42,9 +42,7 @@ def should_prune(rule: Prune, curve: Curve, others: Sequence[Curve], *, length: 
         attrs = _rungs(rule, other)
         study.add_trial(create_trial(state=state, value=value, intermediate_values=dict(other), system_attrs=attrs))
     past = {step: loss for step, loss in curve.items() if step < max(curve)}
-    mine = create_trial(
-        state=TrialState.RUNNING, intermediate_values=dict(curve), system_attrs=_rungs(rule, past)
-    )
+    mine = create_trial(state=TrialState.RUNNING, intermediate_values=dict(curve), system_attrs=_rungs(rule, past))
     study.add_trial(mine)
     return _pruner(rule).prune(study, study.get_trials(deepcopy=False)[-1])
 
