@@ -14,7 +14,7 @@ from orchestrator.report.material import Drawn, Written
 from orchestrator.report.search.outcome import Found
 from orchestrator.results import write_csv
 from orchestrator.search.points import Point, front
-from orchestrator.space import Choice, Objective, Search
+from orchestrator.space import Choice, Int, Objective, Search
 from orchestrator.study import setting_of
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def importance(found: Found) -> Drawn | None:
     axis.set_xlim(0, min(1.0, float(numbers["importance"].max()) * 1.15))
     axis.set_xlabel(f"share of the variance of {words(found.search.objectives[0].metric)}")
     done = sum(point.state == "done" for point in found.points)
-    detail = f"fANOVA over {done} finished points; pruned points are not in it"
+    detail = f"share of variance by fANOVA, over the {done} finished points; pruned ones are not in it"
     style.title(drawn, "Which settings matter?", detail)
     return Drawn(drawn, numbers, f"Importance of each setting, {detail}.")
 
@@ -169,7 +169,7 @@ def _scale_of(panel: Axes, search: Search, name: str) -> Callable[[Any], float]:
         panel.set_xticks(range(len(labels)), labels, rotation=20 if max(map(len, labels)) > 5 else 0)
         panel.set_xlim(-0.5, len(labels) - 0.5)
         return lambda value: float(of.values.index(value))
-    if of.log and of.high / of.low < 100:
+    if isinstance(of, Int) and of.log and of.high / of.low < 100:
         ticks = [of.low * 2**octave for octave in range(int(math.log2(of.high / of.low)) + 1)]
         style.rank_axis(panel, ticks)
     elif of.log:
@@ -181,7 +181,7 @@ def _scale_of(panel: Axes, search: Search, name: str) -> Callable[[Any], float]:
 
 
 def trade_off(found: Found) -> Drawn | None:
-    """What does a parameter buy? Both objectives, or the one and the adapter's size, with the points on the front."""
+    """What trades off? Both objectives, or the one and the adapter's size, with the points on the front."""
     second = found.search.objectives[1] if len(found.search.objectives) > 1 else Objective(SIZE)
     pairs = [(point, size) for point in found.points if (size := _second(found, point, second)) is not None]
     if len({size for _, size in pairs}) < 2:
@@ -218,7 +218,7 @@ def trade_off(found: Found) -> Drawn | None:
     )  # fmt: skip
     searched = "both searched for" if len(found.search.objectives) > 1 else "the loss alone was searched for"
     detail = f"{len(pairs)} finished points; {searched}"
-    style.title(drawn, f"What does more of {words(second.metric)} buy?", detail)
+    style.title(drawn, f"What trades off against {words(second.metric)}?", detail)
     caption = f"{words(found.search.objectives[0].metric).capitalize()} against {words(second.metric)}, {detail}."
     return Drawn(drawn, numbers, caption)
 
