@@ -7,6 +7,7 @@ Whatever happens to a trainable becomes a record here, in the one place where a 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import os
@@ -31,6 +32,9 @@ from trainables.training.memory import is_out_of_memory
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "deepspeed", "ray")
 
+PRUNE_FILE = "prune"
+"""In an attempt's folder: its search has given it up, and why."""
+
 ECHO = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|socket|remote (process|peer)|timed? ?out|store->get", re.I
 )
@@ -47,7 +51,7 @@ class Ending:
     peak_memory   of the process, GiB
     """
 
-    status: Literal["done", "diverged", "stopped", "oom", "failed", "lost"]
+    status: Literal["done", "diverged", "pruned", "stopped", "oom", "failed", "lost"]
     metrics: Metrics = field(default_factory=dict)
     error: str = ""
     trace: str = ""
@@ -71,6 +75,7 @@ def ending_of(error: Exception) -> Ending:
 
 def conclude(job: Job, attempt: Attempt, ending: Ending, notes: Notes) -> Outcome:
     """Commit the attempt, or keep what it left; nothing of it may run any more. Raises if the store fails."""
+    ending = _pruned(attempt, ending)
     if ending.status in ("stopped", "lost"):
         return Outcome(job.run, ending.status, because=ending.error)
     try:
@@ -86,8 +91,18 @@ def conclude(job: Job, attempt: Attempt, ending: Ending, notes: Notes) -> Outcom
         return Outcome(job.run, "superseded", because=str(late))
     if ending.is_full:
         raise no_space(job.store)
-    Log(attempt.output / "log.txt")(ending.trace)
+    Log(attempt.output / "log.txt")(ending.trace or f"{ending.status}: {ending.error}")
     return _keep_failure(job, attempt, _record(job, attempt, ending, notes))
+
+
+def _pruned(attempt: Attempt, ending: Ending) -> Ending:
+    """Return how an attempt ended that was stopped because its search has given it up."""
+    if ending.status != "stopped":
+        return ending
+    with contextlib.suppress(FileNotFoundError):
+        because = (attempt.folder / PRUNE_FILE).read_text()
+        return dataclasses.replace(ending, status="pruned", error=because)
+    return ending
 
 
 def keep_killed(job: Job, because: str, host: str = "") -> Outcome:

@@ -14,7 +14,7 @@ from orchestrator.cli.options import (
     add_study,
     add_tensorboard,
     console,
-    make_planning,
+    make_search,
     open_store,
     sync_command,
     views_folder,
@@ -65,11 +65,12 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.estimate import available_cpus
     from orchestrator.live.reporter import Reporter
     from orchestrator.live.screen import suits
+    from orchestrator.search.asking import Asking
     from orchestrator.views import Views
 
     begun = time.monotonic()
     store = open_store(options)
-    replan = make_planning(options, store)
+    replan, ledger = make_search(options, store)
     plan = replan()
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
     if line := demonstration(plan):
@@ -96,6 +97,7 @@ def execute(options: argparse.Namespace) -> int:
             slots=1 if options.local else available_cpus(),
             has_screen=suits(sys.stderr) and not options.plain,
         ),
+        asking=Asking(ledger, store, replan) if ledger else None,
         say=say,
     )
     table = views.report()
