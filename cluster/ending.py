@@ -157,14 +157,13 @@ def make_record(
 
 def make_provenance(run: Run, attempt: int, started: float, seconds: float, host: str) -> Provenance:
     """Return where and how a run executed; `started` in seconds since the epoch."""
-    device = run.place.device if run.place.device != "auto" else ("cuda" if run.place.gpus else "cpu")
     return Provenance(
         started=datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
         finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
         seconds=round(seconds, 3),
         attempt=attempt,
         host=host,
-        device=device,
+        device=run.place.kind,
         place=run.place.model_dump(mode="json"),
         source=run.find_trainable().source_digest(run.config),
         git=git_state(),

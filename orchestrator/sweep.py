@@ -7,7 +7,6 @@ a setting is being selected the plan is made again whenever a choice can be made
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,10 +19,11 @@ from orchestrator.decisions import Action, Decision, changed_sources, decide
 from orchestrator.durable import is_full, no_space
 from orchestrator.errors import UserError
 from orchestrator.estimate import available_cpus, costed, critical_path_s, refuse_full_disk, seconds_by_stage
+from orchestrator.live.reporter import Reporter
 from orchestrator.memory import disk, fit
 from orchestrator.outlook import blocked, expected_line, made
 from orchestrator.plan import Plan, Run
-from orchestrator.progress import Reporter, duration
+from orchestrator.progress import duration
 from orchestrator.signals import STOPPED_BY, listening
 from orchestrator.store import FINAL, Store
 from trainables.base import InputError, Progress
@@ -63,12 +63,12 @@ class Sweep:
     views: Views
     backend: Backend
     replan: Callable[[], Plan]
+    reporter: Reporter
     limits: fit.Limits = fit.UNKNOWN
     missing: list[Run] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     tuned: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
-    reporter: Reporter | None = None
     has_begun: bool = False
     stopped_by: int | None = None
 
@@ -78,14 +78,16 @@ class Sweep:
         runs, expected = self._weighed(_to_run(decisions))
         self.missing, self.known = runs, {run.id for run in self.plan.runs}
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
-        self.reporter = Reporter([*runs], available_cpus(), expected)
         memory = fit.estimate(self.plan.outlook, [*runs, *expected], self.store)
         refuse_full_disk(self.store.root, disk.gib_of(memory, available_cpus()))
         try:
             with listening(self._stop):
                 self.backend.check({run.stage: run.place for run in [*runs, *expected]})
                 self._make_room(runs)
-                self.backend.run(runs, self.store, self)
+                cached = Counter(item.run.stage for item in decisions if item.action == "cached")
+                stages = {stage: cached[stage] for stage in self.plan.study.stages}
+                with self.reporter.showing(self.plan.study.name, stages, runs, expected):
+                    self.backend.run(runs, self.store, self)
         finally:
             self.backend.close()
             self._plan_again()
@@ -117,21 +119,18 @@ class Sweep:
 
     def started(self, run: Run, attempt: int, host: str) -> None:
         """A worker has begun this attempt."""
-        assert self.reporter is not None
         self.has_begun = True
-        self.reporter.started(run, attempt)
+        self.reporter.started(run, attempt, host)
         self.views.started(run, attempt)
 
     def progressed(self, run: Run, progress: Progress) -> None:
         """The run has reached a step."""
-        assert self.reporter is not None
         self.reporter.progressed(run, progress)
         if progress.metrics:
             self.views.progressed(run, progress)
 
     def finished(self, outcome: Outcome) -> None:
         """The run has ended; once base model and data are there, all the rest is checked before it trains."""
-        assert self.reporter is not None
         self.reporter.finished(outcome)
         self.outcomes.append(outcome)
         self.views.finished(outcome)
@@ -149,13 +148,12 @@ class Sweep:
 
     def planned(self) -> list[Run]:
         """Plan again if a choice can be made by now; return what is new and missing, checked as the others were."""
-        assert self.reporter is not None
         if not any(item.waiting and self.tuned.issuperset(item.waiting) for item in self.plan.open):
             return []
         before = self.plan
         self._plan_again()
         for line in made(before.selections, self.plan.selections):
-            self.reporter.line(line)
+            self.reporter.say(line)
         new = [run for run in self.plan.runs if run.id not in self.known]
         self.known |= {run.id for run in new}
         sources = dict.fromkeys(source for run in new for source in run.inputs.values() if source in before)
@@ -174,7 +172,7 @@ class Sweep:
     def _stop(self, number: int) -> None:
         """Let every running run leave a checkpoint."""
         self.stopped_by = number
-        sys.stderr.write("stopping: the running runs leave a checkpoint (again to leave at once)\n")
+        self.reporter.stopping()
         self.backend.stop()
 
 
@@ -189,6 +187,7 @@ def run(
     wait: bool = False,
     forget: Sequence[str] = (),
     limits: fit.Limits = fit.UNKNOWN,
+    reporter: Reporter,
     say: Callable[[str], None],
 ) -> int:
     """Execute what `plan` lacks in `store`, bring the views up to date, and return the exit code.
@@ -214,7 +213,7 @@ def run(
         notes = [f"memory: {warning}" for warning in fit.warnings(memory, limits)]
         for line in [*opening(plan, store, decisions), *notes]:
             say(line)
-        sweep = Sweep(plan, store, views, make_backend(), replan, limits)
+        sweep = Sweep(plan, store, views, make_backend(), replan, reporter, limits)
         try:
             code = sweep.execute(decisions)
         finally:
