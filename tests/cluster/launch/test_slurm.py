@@ -93,7 +93,7 @@ class Job:
 @pytest.fixture
 def local() -> Iterator[Path]:
     """A folder on the node's own disk with a name short enough for Ray's sockets; pytest's are not."""
-    folder = Path(tempfile.mkdtemp(prefix="n", dir="/tmp"))  # noqa: S108 (TMPDIR may be a long one)
+    folder = Path(tempfile.mkdtemp(prefix="n", dir="/tmp"))
     yield folder
     shutil.rmtree(folder)
 
