@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -194,8 +195,8 @@ def _is_echo(error: Exception) -> bool:
 
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that a result may depend on, of those installed."""
-    versions = {}
+    """Return the versions of Python and of the packages that a result may depend on, of those installed."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)

@@ -91,10 +91,11 @@ def _grid(made: Sequence[Selection]) -> Grid:
     several = len({(item.stage, item.setting) for item in made}) > 1
     header = [*(["setting"] if several else []), *map(setting_of, axes)]
     rows = [[*([item.setting] if several else []), *_row(axes, item)] for item in made]
-    columns = ["chosen", "tuning seeds", "next", "distance", "standard error", "choice"]
+    columns = ["chosen", "among", "tuning seeds", "next", "distance", "standard error", "choice"]
     caption = (
-        "The chosen value, how many tuning runs it and those that raced with it to the end had each, how far the next "
-        "best of them is behind in validation loss, and the standard error of this distance."
+        "The chosen value; the range and number of those it was chosen among (a range grows while its best lies on its "
+        "edge); how many tuning runs it and those that raced with it to the end had each; how far the next best of "
+        "them is behind in validation loss, and the standard error of this distance."
     )
     return Grid(header=[*header, *columns], rows=rows, text_columns=len(header), caption=caption)
 
@@ -103,7 +104,9 @@ def _row(axes: Sequence[str], item: Selection) -> list[str]:
     assert item.value is not None
     own = [str(item.labels.get(axis, formatting.NOTHING)) for axis in axes]
     edge = " (edge of its grid)" if item.state == "on the edge" else ""
-    chosen = [f"{written(item.value)}{edge}", str(len(item.racing[0].runs))]
+    values = [tried.value for tried in item.tried]
+    among = f"{written(min(values))} to {written(max(values))} ({len(values)})"
+    chosen = [f"{written(item.value)}{edge}", among, str(len(item.racing[0].runs))]
     lead = item.lead
     if lead is None:
         return [*own, *chosen, *[formatting.NOTHING] * 3, _word(item)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import pandas as pd
 
@@ -59,7 +59,7 @@ def summarise(
         gap_note=gap_note(family),
         design_note=_design_note(judged, comparison),
         failures=[_failure(plan, record) for record in records.values() if record.status != "done"],
-        notes=[*study.notes, *_settings_by_arm(family)],
+        notes=[*study.notes, *_settings_by_arm(family, {item.setting for item in plan.selections})],
         sections=[*chosen, *of_items, *claims.sections(Basis(plan, store, records, family, judged, lines))],
     )
 
@@ -85,9 +85,10 @@ def _target(table: pd.DataFrame, comparison: Comparison) -> str:
     return f"held-out loss {shown} (the teacher's + {comparison.target_margin:g})"
 
 
-def _settings_by_arm(family: Family) -> list[str]:
-    """Return a note for every setting that differs between the arms, such as the learning rate."""
-    settings = [name for name in ("learning_rate", "lora_alpha", "steps", "batch_size") if name in family.rows]
+def _settings_by_arm(family: Family, selected: Set[str]) -> list[str]:
+    """Return a note for every setting that differs between the arms, such as alpha; selected ones have a table."""
+    told = [name for name in ("learning_rate", "lora_alpha", "steps", "batch_size") if name not in selected]
+    settings = [name for name in told if name in family.rows]
     notes = []
     for name in settings:
         rows = (

@@ -40,7 +40,7 @@ TINY = Scale(
 
 LAPTOP = Scale(
     name="laptop",
-    about="SmolLM2-135M on short sums; two cores, no GPU, about a quarter of an hour",
+    about="SmolLM2-135M on short sums; two cores, no GPU, about half an hour for rank_study",
     base_model={"source": "smollm2-135m"},
     dataset={**SUMS, "items": 1500, "max_length": 96, "validation": 32, "test": 80},
     training={"batch_size": 8, "schedule": "linear", "warmup_steps": 2, "eval_every": 8, "precision": "auto"},

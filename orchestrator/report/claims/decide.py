@@ -39,6 +39,11 @@ def deciding(plan: Plan, judged: Judged, command: str) -> list[Difference]:
     ]
 
 
+def sweep_command(plan: Plan, command: str = "") -> str:
+    """Return the sweep that makes this study's runs, with those options of `command` that say which study it is."""
+    return _Words.of(command, plan).with_options()
+
+
 @dataclass(frozen=True)
 class _Words:
     """A sweep of this study, as it was written; axes are replaced, never named twice."""
