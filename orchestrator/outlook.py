@@ -15,6 +15,8 @@ def expected_line(plan: Plan, missing: Collection[str]) -> str:
         return ""
     counts = Counter(run.stage for run in plan.expected if run.purpose == "verdict")
     runs = " and ".join(f"{count} {stage}" for stage, count in counts.items())
+    if plan.study.search is not None and plan.points_left:
+        return f"{plan.points_left} of {plan.study.search.points} points are still to be asked for: about {runs} runs"
     settings = " and ".join(dict.fromkeys(f"{item.stage}.{item.setting}" for item in plan.open))
     first = sum(run in missing for item in plan.open for run in item.waiting)
     tuning = f"{first} tuning run{'' if first == 1 else 's'} first, more if a best lies on an edge or is not clear"

@@ -9,6 +9,8 @@ made from the axis' value instead: `{"seed": Computed(shifted, "student.seed", "
 (`arm`) varies no setting itself: `By("arm", ...)`, in settings and inputs, says what each value means.
 
 A setting may also be chosen by tuning runs, `Selected(around(1e-3))`, and is planned as a plain number then.
+
+A study compares the values of an axis (`comparison`) or searches a space (`search`, see orchestrator.space).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from orchestrator.space import Search
 from trainables.base import InputError, Place, Scalar
 from trainables.base_models.shape import Shape
 
@@ -195,11 +198,21 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How a study was loaded: its name or file, and what the command line changed in it, as written."""
+
+    study: str
+    settings: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """A question: stages in any order, axes, and the comparison; `scale` is the size it was built at.
 
     `shape` is that of the base model, where it is known before the model is fetched; `rehearsal` is set where the
-    study is run on a model with a known answer.
+    study is run on a model with a known answer. With a `search` the axes are only those that every point has: seeds.
     """
 
     name: str
@@ -211,6 +224,22 @@ class Study:
     shape: Shape | None = None
     notes: tuple[str, ...] = ()
     rehearsal: Rehearsal | None = None
+    search: Search | None = None
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        if self.search is None:
+            return
+        if self.comparison is not None:
+            raise InputError(f"{self.name} compares and searches; a study does one of the two")
+        both = [axis for axis in self.search.space if axis in self.axes]
+        if both:
+            raise InputError(f"{both[0]} is an axis and searched; a study does one of the two")
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """All that varies: what is searched, then the axes."""
+        return (*(self.search.space if self.search else ()), *self.axes)
 
     @property
     def replicate(self) -> str:

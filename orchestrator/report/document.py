@@ -40,6 +40,8 @@ class Document:
     headline: str
     sections: list[Section]
     deciding: list[tuple[str, str]]
+    heading: str = "Verdict"
+    """Of what comes first."""
 
 
 def compose(material: Material, context: Mapping[str, Any]) -> Document:

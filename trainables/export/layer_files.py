@@ -207,10 +207,6 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, beside)
 
 
-def _fp32(values: Tensor) -> Tensor:
-    return values.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
-
-
 def _fp64(values: NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float64))  # a copy: the bounds may be one and the same array
 

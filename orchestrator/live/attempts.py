@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from cluster.notes import read_progress
 from orchestrator.store import Store
 
 
@@ -35,11 +34,9 @@ def _attempts(folder: Path) -> list[Path]:
 
 
 def _live(attempt: Path) -> Live:
-    about: dict[str, Any] = {}
-    path = attempt / "progress.json"
-    if path.is_file():
-        about = json.loads(path.read_text())
+    about = read_progress(attempt)
     losses = [row["loss"] for row in about.get("rows", []) if "loss" in row]
+    path = attempt / "progress.json"
     return Live(
         run_id=attempt.parent.name,
         attempt=int(attempt.name),
