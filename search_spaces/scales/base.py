@@ -33,7 +33,7 @@ class Scale:
     `learning_rates` gives the inits random and svd the rate that their grids lie around, by rank, and
     `learning_rates_from` says whence; the other inits share these (STARTS_LIKE). `tuning_seeds` are those that choose
     among the rates, and no verdict's: every rate is tried on the first `tuning_start` of them, and those within noise
-    of the best on more (Selected.start). As many as a verdict's and one, for a choice as sure as a verdict.
+    of the best on more (Selected.start): as many as a verdict's and one, for a choice about as sure as a verdict.
 
     margin          the smallest difference in test loss (nats per token) that matters
     rank            of studies that vary something else; `ranks` of those that vary it

@@ -61,11 +61,11 @@ half a decade off costs; three rates, two more where the best lies on the edge. 
 rate; those within three standard errors of the best go on, on twice as many seeds each time.
 """
 CHOOSING_READING = """\
-Read: a choice on two seeds is much noisier than a verdict on seven, and errs for it. Racing on up to eight comes near
-to eight seeds for every rate, at a fraction of their runs where rates matter, and is what the scales do
-(`Selected(start=2)`, `--tuning-seeds 8`); sixteen are better still. Where every replicate chooses for itself the luck
-of the choice is in the interval, and equal arms are safe; but the noisier of two arms, equal at their best, chooses
-worse and is told from the other, and the runs are those of eight seeds.
+Read: a choice on two seeds is much noisier than a verdict on seven, and errs for it. Racing on up to eight errs about
+as eight seeds for every rate do, and takes the fewer runs the more a rate costs: it is what the scales do
+(`Selected(start=2)`, `--tuning-seeds 8`). Sixteen are better still. Where every replicate chooses for itself the luck
+of the choice is in the interval, and arms of equal noise are safe; but the noisier of two arms that are equal at their
+best chooses worse and is told from the other, and the runs are nearly those of eight seeds.
 """
 
 

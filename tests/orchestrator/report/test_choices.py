@@ -9,8 +9,14 @@ import pytest
 from orchestrator.advice import advise
 from orchestrator.plan import Plan
 from orchestrator.report.choices import choices_of, section
+from orchestrator.report.comparison import summarise
+from orchestrator.report.document import compose
+from orchestrator.report.family import Family
+from orchestrator.report.material import Material
 from orchestrator.report.summary import Difference
-from orchestrator.study import Selected
+from orchestrator.store import Store
+from orchestrator.study import By, Selected
+from tests.orchestrator.report.made_up import students, study_of
 from tests.orchestrator.told import RATES, Known, study, valley
 
 SWEEP = "python -m orchestrator sweep rank_study --scale tiny --tuning-seeds 4"
@@ -80,3 +86,26 @@ def test_fewer_tuning_seeds_than_replicates_are_noted_with_the_way_out(tmp_path,
     found = [item for item in advise(plan) if item.topic == "tuning seeds"]
     assert [item.is_ok for item in found] == ([] if is_enough else [False])
     assert all(item.text.endswith("--tuning-seeds 7") for item in found)
+
+
+def test_verdicts_and_their_scope_name_what_was_selected_and_only_that(tmp_path):
+    table = students((4,), lambda _: range(1, 8), lambda _, init, seed: (init == "random") + seed / 100)
+    plain = study_of(table)
+    selected = plain.with_setting("student", "learning_rate", By("student.init", svd=Selected(RATES), random=1e-3))
+    assert selected.with_axis("student.learning_rate", (1e-3,)).at_selected == "", "given by hand"
+    said = [summarise(Plan(of, ()), table, {}, Store(tmp_path)) for of in (plain, selected)]
+    where = "for this teacher and split"
+    assert [summary.scope for summary in said] == [where, f"{where}, at the selected learning rates"]
+    assert all(f"{summary.scope}: svd" in summary.differences[0].sentence for summary in said)
+
+
+def test_the_section_stands_with_its_figure_and_once(tmp_path):
+    plan = settled(tmp_path, 101, 102)
+    table = students((2, 4), lambda _: (1, 2, 3), lambda _, init, seed: (init == "random") + seed / 100)
+    summary = summarise(plan, table, {}, Store(tmp_path)).model_copy(update={"figures": {"selection": "Rates."}})
+    material = Material(plan, Store(tmp_path), {}, Family(plan.study, table), summary)
+    found = compose(material, {"how_tested": "", "provenance": [], "counts": ""}).sections
+    (chosen,) = (one for one in found if one.name == "selection")
+    assert chosen.figures == ["selection"]
+    assert chosen.paragraphs
+    assert found.index(chosen) == 1, "after the comparison"
