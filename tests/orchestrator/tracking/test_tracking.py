@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from orchestrator import report
 from orchestrator.store import Store
 from orchestrator.tracking import Tracker, clean_params, is_synced, tracking_uri
 from tests.orchestrator.synthetic import execute, fill, filled, planned, rank_study
+from tests.orchestrator.tracking.looking import expected, logged, runs_at, wait_until
 from trainables.base import Progress
 
 
@@ -27,24 +27,7 @@ def no_server(monkeypatch):
 
 def runs_in(store: Store, views: Path | None = None):
     """Return the parent and the children by run id, read through MLflow itself."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=tracking_uri(store, views))
-    experiment = client.get_experiment_by_name("rank_study")
-    found = client.search_runs([experiment.experiment_id], max_results=1000)
-    (parent,) = [run for run in found if run.data.tags.get("role") == "study"]
-    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == len(found) - 1
-    by_id = {run.data.tags["run_id"]: run for run in children}
-    assert len(by_id) == len(children), "a run id has two children"
-    return client, parent, by_id
-
-
-def logged(client, run) -> Counter:
-    """Return how often each (metric, step) is there."""
-    return Counter(
-        (name, m.step) for name in run.data.metrics for m in client.get_metric_history(run.info.run_id, name)
-    )
+    return runs_at(tracking_uri(store, views))
 
 
 def measured_in(store: Store) -> int:
@@ -55,20 +38,6 @@ def measured_in(store: Store) -> int:
     ):
         return int(db.execute("SELECT count(*) FROM metrics").fetchone()[0])
     return 0
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.1)
-
-
-def expected(record) -> set[tuple[str, int]]:
-    rows = list(record.history_rows())
-    last = max((int(row["step"]) for row in rows), default=0)
-    steps = {(name, int(row["step"])) for row in rows for name in row if name != "step"}
-    return steps | {(name, last) for name, value in record.metrics.items() if name not in record.history}
 
 
 def track(study, store, *events, views: Path | None = None) -> None:
