@@ -111,8 +111,7 @@ def _state(condition: str, columns: Sequence[str], study: Study, *, order: str =
 
 
 def compared_params(study: Study) -> list[str]:
-    """Return the params that tell compared runs apart: arm, what splits the family, further axes, what is selected,
-    what depends on an axis, replicates last."""
+    """Return the params that tell compared runs apart: axes, then what depends on them, replicates last."""
     columns, comparison = axis_columns(study), study.comparison
     first = [comparison.by, comparison.arm] if comparison else []
     axes = [axis for axis in dict.fromkeys([*first, *study.axes]) if axis in study.axes]
