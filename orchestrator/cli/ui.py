@@ -56,7 +56,6 @@ def execute(options: argparse.Namespace) -> int:
 
 def refuse_taken_port(port: int) -> None:
     """Raise UserError if something listens there already, naming a port that is free."""
-
     if not 0 < port < 2**16:
         raise UserError(f"--port {port}: ports are numbers from 1 to 65535")
     if _is_free(port):
