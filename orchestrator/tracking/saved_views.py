@@ -20,6 +20,7 @@ MAIN = "runs"
 CREATED_MS = 0
 """A constant: the same study has the same views whenever it is told."""
 BY_TIME = "attributes.start_time"
+NARROW_PX = 84
 Kind = Literal["params", "metrics", "tags", "attributes"]
 
 
@@ -94,7 +95,7 @@ def _state(condition: str, columns: Sequence[str], study: Study, *, order: str =
         "modelVersionFilter": "All Runs",
         "selectedColumns": [*columns],
         "columnOrder": [*columns],
-        "columnWidths": {},
+        "columnWidths": {column: NARROW_PX for column in columns if column.startswith("params")},
         "runsHiddenMode": "SHOW_ALL",
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
@@ -111,12 +112,10 @@ def _state(condition: str, columns: Sequence[str], study: Study, *, order: str =
 
 
 def compared_params(study: Study) -> list[str]:
-    """Return the params that tell compared runs apart: arm, what splits the family, further axes, what is selected,
-    what depends on an axis, replicates last.
-    """
+    """Return the params that tell compared runs apart: axes, then what depends on them, replicates last."""
     columns, comparison = axis_columns(study), study.comparison
     first = [comparison.by, comparison.arm] if comparison else []
-    axes = [axis for axis in dict.fromkeys([*first, *study.axes]) if axis in study.axes]
+    axes = [axis for axis in dict.fromkeys([*first, *study.axes]) if axis and axis in study.axes]
     names = [columns[axis] for axis in axes]
     return [*(name for name in names if name not in _replicates(study)), *_dependent(study), *_replicates(study)]
 
@@ -142,7 +141,7 @@ def _selected(study: Study) -> list[str]:
 def headline(study: Study) -> list[str]:
     """Return the metrics that are columns: the study's outcome first."""
     outcome = study.comparison.metric if study.comparison else "test_loss"
-    return [*dict.fromkeys([outcome, "test_accuracy", "initial_eval_loss", "final_eval_loss", "best_eval_loss"])]
+    return [*dict.fromkeys([outcome, "test_accuracy", "final_eval_loss", "best_eval_loss"])]
 
 
 def _columns(kind: Kind, names: Sequence[str]) -> list[str]:

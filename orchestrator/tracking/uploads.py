@@ -115,7 +115,7 @@ def upload_report(client: Any, parent: str, report: Path) -> None:
 
 
 def _log_table(client: Any, run_id: str, path: str, names: list[str], rows: list[list[Any]]) -> None:
-    """Log a table as `mlflow.log_table` does, which would append to the one of the last report; `load_table` reads it."""
+    """Log a table in the form of `mlflow.log_table`, which would append to what the last report left."""
     client.log_dict(run_id, {"columns": names, "data": rows}, path)
 
 
