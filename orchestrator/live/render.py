@@ -234,7 +234,7 @@ def _event(event: Happened, store: Path, width: int) -> list[Text]:
     ) or [""]
     line.append(first, style="default")
     if event.log:
-        more.append(f"log: {shortest(store / event.log)}")
+        more += textwrap.wrap(f"log: {shortest(store / event.log)}", room, break_on_hyphens=False)
     return [line, *(Text(f"{'':{line.cell_len - len(first)}}{one}") for one in more)]
 
 
