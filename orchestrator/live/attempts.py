@@ -23,10 +23,14 @@ class Live:
 
 
 def live(store: Store) -> list[Live]:
-    """Return the newest attempt of every unfinished run that has begun, by id."""
+    """Return the newest attempt of every unfinished run that has begun, by id; one that has failed is none."""
     folders = sorted(store.work.iterdir()) if store.work.is_dir() else []
     attempts = [max(numbered, key=lambda path: int(path.name)) for folder in folders if (numbered := _attempts(folder))]
-    return [_live(attempt) for attempt in attempts]
+    return [_live(attempt) for attempt in attempts if not _has_failed(store, attempt)]
+
+
+def _has_failed(store: Store, attempt: Path) -> bool:
+    return (store.failures / attempt.parent.name / attempt.name / "record.json").is_file()
 
 
 def _attempts(folder: Path) -> list[Path]:

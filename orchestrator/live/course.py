@@ -196,6 +196,7 @@ class Course:
     def _running(self, begun: Started, now: float) -> Running:
         track = self.tracks[begun.id]
         task = self.tasks.get(begun.id)
+        left_s = self._left(task, now) if task is not None else 0.0
         return Running(
             name=self.name(begun.id),
             stage=self.stage(begun.id),
@@ -208,7 +209,7 @@ class Course:
             best=track.best,
             steps_per_s=track.steps_per_s(),
             tokens_per_s=track.tokens_per_s(),
-            left_s=None if task is None else self._left(task, now),
+            left_s=left_s if left_s > 0 or track.left_s() is not None else None,
             node=begun.host,
             device=begun.device,
         )

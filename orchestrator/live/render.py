@@ -21,7 +21,7 @@ from orchestrator.live.state import Happened, Running, Stage, State
 from orchestrator.progress import duration, sparkline
 
 GAP = "  "
-NAME_LEAST, NAME_WIDTH = 16, 36
+NAME_LEAST, NAME_WIDTH = 15, 36
 """Characters that readable names take at least and at most."""
 
 STYLES = {
@@ -200,7 +200,7 @@ def fitting(running: Sequence[Running], seen: Collection[str], width: int) -> tu
     }
     first, *others = sorted(widths, key=lambda one: one.importance)
     widths[first] = max(widths[first], len(f"{len(running)} running"), NAME_LEAST)
-    chosen, used = [first], 1 + widths[first]
+    chosen, used = [first], 1 + widths[first] + 1  # a margin on either side
     for column in others:
         used += len(GAP) + widths[column]
         if used > width:
@@ -226,15 +226,15 @@ def newest(events: Sequence[list[Text]], height: int) -> list[Text]:
 
 
 def _event(event: Happened, store: Path, width: int) -> list[Text]:
-    line = Text(f" {time.strftime('%H:%M:%S', time.localtime(event.at))}  ", style="dim")
+    line = Text().append(f" {time.strftime('%H:%M:%S', time.localtime(event.at))}  ", style="dim")
     line.append(f"{event.kind:<8}  ", style=STYLES.get(event.kind, ""))
-    room = max(width - line.cell_len, 20)
+    room = max(width - line.cell_len - 1, 20)
     first, *more = textwrap.wrap(
         event.text, room, max_lines=NOTE_LINES if event.kind == "note" else 1, placeholder=" …"
     ) or [""]
-    line.append(first, style="default")
+    line.append(first)
     if event.log:
-        more.append(f"log: {shortest(store / event.log)}")
+        more += textwrap.wrap(f"log: {shortest(store / event.log)}", room, break_on_hyphens=False)
     return [line, *(Text(f"{'':{line.cell_len - len(first)}}{one}") for one in more)]
 
 

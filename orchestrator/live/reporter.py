@@ -105,12 +105,12 @@ class Reporter:
         from orchestrator.live.screen import Terminal
 
         with Terminal(self.root, self.say) as terminal:
-            self.lines.stream = terminal.log
+            before, self.lines.stream = self.lines.stream, terminal.log
             try:
                 with terminal.live(self.state):
                     yield
             finally:
-                self.lines.stream = sys.__stderr__ or sys.stderr
+                self.lines.stream = before
 
 
 TELLING: Mapping[str, tuple[str, str]] = {

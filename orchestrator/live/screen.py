@@ -19,7 +19,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.live import Live
 
-from orchestrator.live.render import Screen
+from orchestrator.live.render import Screen, shortest
 from orchestrator.live.state import State
 
 LOG = "sweep.log"
@@ -61,7 +61,7 @@ class Drawn(Live):
     def drawn(self) -> Screen:
         """Return what is to be drawn now."""
         with contextlib.suppress(OSError):
-            self.console.size = os.get_terminal_size(self.stream.fileno())  # type: ignore[assignment]
+            self.console.size = os.get_terminal_size(self.stream.fileno())
         return Screen(self.state(), self.hint)
 
 
@@ -78,7 +78,7 @@ class Terminal:
         sys.stdout.flush()
         sys.stderr.flush()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        self.log = io.TextIOWrapper(io.FileIO(descriptor, "w"), encoding="utf-8", write_through=True)  # type: ignore[arg-type]
+        self.log = io.TextIOWrapper(io.FileIO(descriptor, "w"), encoding="utf-8", write_through=True)
         self.stream = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
         self.saved = {number: os.dup(number) for number in (1, 2) if os.isatty(number)}
         for number in self.saved:
@@ -104,14 +104,14 @@ class Terminal:
     @contextlib.contextmanager
     def live(self, state: Callable[[], State]) -> Iterator[None]:
         """Show what `state` returns."""
-        hint = f"Ctrl-C stops, with a checkpoint of every running run · the lines of this sweep: {self.path}"
+        hint = f"Ctrl-C stops, keeping checkpoints · log: {shortest(self.path)}"
         drawn = Drawn(self.stream, state, hint)
+        drawn.start(refresh=True)
         try:
-            with drawn:
-                yield
-        except OSError:
-            if drawn.is_started:
-                raise
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # the terminal may have gone meanwhile
+                drawn.stop()
 
     def _hear(self, line: str) -> None:
         self.told.append(line)
