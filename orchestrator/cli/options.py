@@ -112,6 +112,7 @@ def sync_command(options: argparse.Namespace) -> str:
         "--set": options.settings,
         "--axis": options.axes,
         "--teacher": [options.teacher],
+        "--tuning-seeds": [options.tuning_seeds and str(options.tuning_seeds)],
         "--until": [options.until],
         "--store": [options.store] if options.store != DEFAULT_STORE else [],
         "--views": [options.views],
