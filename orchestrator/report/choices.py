@@ -7,6 +7,7 @@ is in docs/error_rates.md.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from orchestrator.plan import Plan
@@ -26,7 +27,7 @@ def section(plan: Plan, differences: Sequence[Difference], command: str) -> Sect
     made = [item for item in plan.selections if item.value is not None]
     if not made:
         return None
-    unsure = [item for item in differences if any(not is_clear(one) for some in choices_of(plan, item) for one in some)]
+    unsure = [item for item in differences if any(map(_is_unsure, itertools.chain(*choices_of(plan, item))))]
     paragraphs = [_about(plan, made), *_unsure(plan, unsure, command)]
     return Section(name=NAME, title=TITLE, paragraphs=paragraphs, grids=[_grid(made)])
 
@@ -49,10 +50,18 @@ def is_clear(item: Selection) -> bool:
     return item.lead is not None and item.lead.is_clear
 
 
+def _is_unsure(item: Selection) -> bool:
+    return item.value is not None and not is_clear(item)
+
+
 def _about(plan: Plan, made: Sequence[Selection]) -> str:
     settings = listed([f"`{name}`" for name in plan.study.selected])
     clear = sum(map(is_clear, made))
-    told = f"{clear} of {len(made)} choices are clear" if len(made) > 1 else f"the choice is {_word(made[0])}"
+    told = (
+        f"{clear} of {len(made)} choices {'is' if clear == 1 else 'are'} clear"
+        if len(made) > 1
+        else f"the choice is {_word(made[0])}"
+    )
     blind = sum(item.lead is None for item in made)
     seeds = f"; of {blind} nothing can be said, for one tuning seed shows no noise" if blind else ""
     return (
