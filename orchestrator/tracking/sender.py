@@ -47,11 +47,11 @@ class Sender(threading.Thread):
         self.last: Sequence[Event] = ()
         self.experiment: Experiment | None = None
         self.problem: str | None = None
-        self.is_lost = self.was_lost = False
+        self.is_lost = self.was_lost = self.is_abandoned = False
         self.ending = threading.Event()
         self.give_up_s = float("inf")
         self._answered_s: float | None = None
-        self._look_again = False
+        self._look_again = self._is_missed = False
         self._silent = 0
         self._flush_s = time.monotonic()
 
@@ -74,6 +74,7 @@ class Sender(threading.Thread):
             self.events.put_nowait(None)  # wakes a thread that waits for events
         while self.is_alive() and not self._is_late():
             self.join(0.05)
+        self.is_abandoned = True
         return self.problem or (f"no answer from {self.where}" if self.is_alive() else None)
 
     def _is_late(self) -> bool:
@@ -88,7 +89,7 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """Take and deliver until the end."""
         try:
-            self.client = heard(writing_client(self.uri), self._answered)
+            self.client = heard(writing_client(self.uri), self._asking, self._answered)
             self._answered_s = time.monotonic()  # mlflow's import, which takes seconds, is over
             while not (self.ending.is_set() and self.events.empty()):
                 self._take()
@@ -141,6 +142,7 @@ class Sender(threading.Thread):
         self._silent += 1
         self.is_lost = self.was_lost = True
         if self._silent == SILENT and not self.ending.is_set():
+            self._is_missed = True
             self.tell(f"MLflow: no answer from {self.where}; the sweep goes on, and what it misses is sent later")
         longest_s = LONGEST_PAUSE_S if self._silent > 1 else SHORT_PAUSE_S
         if self.ending.wait(min(0.5 * 2**tries, longest_s)):
@@ -148,7 +150,12 @@ class Sender(threading.Thread):
                 raise GivenUp from error
             time.sleep(SHORTEST_PAUSE_S)
 
+    def _asking(self) -> None:
+        if self.is_abandoned:  # another writer may be at work by now
+            raise GivenUp
+
     def _answered(self) -> None:
-        if self._silent >= SILENT:
+        if self._is_missed:
+            self._is_missed = False
             self.tell(f"MLflow: {self.where} answers again, and gets what it missed")
         self._silent, self.is_lost, self._answered_s = 0, False, time.monotonic()
