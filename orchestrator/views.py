@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.base import Outcome
-from orchestrator import report, search, tracking
+from orchestrator import report, tracking
 from orchestrator.plan import Plan, Run
+from orchestrator.report.search.terminal import TerminalSearch
 from orchestrator.report.terminal import TerminalReport
+from orchestrator.search import journal
 from orchestrator.store import Store
 from orchestrator.tensorboard import Board
 from trainables.base import Progress
@@ -64,6 +66,11 @@ class Views:
         if self.board is not None:
             self.board.finished(outcome)
 
+    def record_trials(self) -> None:
+        """Bring the Optuna journal up to date: a search tells it of every point."""
+        if not journal.is_recorded(self.plan, self.store, views=self.folder):
+            journal.record(self.plan, self.store, views=self.folder)
+
     # -- when it has ended ------------------------------------------------------------------------------
 
     def complete(self, *, look: bool = False) -> bool:
@@ -71,8 +78,7 @@ class Views:
 
         With `look` MLflow is looked at even if it has been told all, and waited for as long as it answers.
         """
-        if not search.is_recorded(self.plan, self.store, views=self.folder):
-            search.record_grid(self.plan, self.store, views=self.folder)
+        self.record_trials()
         self.write_report()
         if self.board is not None:
             self.board.complete(self.plan)
@@ -90,14 +96,21 @@ class Views:
 
     def has_report(self) -> bool:
         """Say whether there is anything to compare yet: a study with a comparison and one of its runs finished."""
+        if self.plan.study.search is not None:
+            return self._is_point_done()
         if self.plan.study.comparison is None:
             return False
         compared = self.plan.of_stage(self.plan.study.compared_stage)
         return any(run.purpose == "verdict" and self.store.is_finished(run.id) for run in compared)
 
-    def report(self) -> TerminalReport | None:
+    def _is_point_done(self) -> bool:
+        """Say whether a point of a search has all its runs."""
+        return any(all(map(self.store.is_finished, point.runs)) for point in self.plan.points)
+
+    def report(self) -> TerminalReport | TerminalSearch | None:
         """Return what ends a sweep on the terminal, or None while there is nothing to compare."""
-        return report.terminal_table(self.report_folder) if self.has_report() else None
+        is_search = self.plan.study.search is not None
+        return report.terminal_table(self.report_folder, is_search=is_search) if self.has_report() else None
 
     def summary(self) -> dict[str, Any]:
         """Return what the report says, for a program to read."""

@@ -24,7 +24,7 @@ there is looked up, and measurements go out again with the times they had.
 
 from orchestrator.tracking.client import prepare_database, reading_client, tracking_uri
 from orchestrator.tracking.content import clean_params
-from orchestrator.tracking.current import is_synced
+from orchestrator.tracking.current import is_synced, was_cut
 from orchestrator.tracking.tracker import Tracker
 
-__all__ = ["Tracker", "clean_params", "is_synced", "prepare_database", "reading_client", "tracking_uri"]
+__all__ = ["Tracker", "clean_params", "is_synced", "prepare_database", "reading_client", "tracking_uri", "was_cut"]

@@ -68,9 +68,11 @@ class Child:
             self.client.update_run(self.id, status="RUNNING")
             self.status = "RUNNING"
 
-    def end(self, status: str, end_ms: int | None = None, *, seal: str = "") -> None:
+    def end(
+        self, status: str, end_ms: int | None = None, *, seal: str = "", tags: Mapping[str, str] | None = None
+    ) -> None:
         """Send what waits, and say how it ended: `status` is ours, `seal` the record that says so."""
-        self.send({"status": status, "record": seal})
+        self.send({**(tags or {}), "status": status, "record": seal})
         ended = STATUSES.get(status, "KILLED")
         self.client.set_terminated(self.id, ended, end_ms)
         self.status, self.sealed = ended, seal

@@ -26,6 +26,11 @@ def is_synced(plan: Plan, store: Store, *, views: Path | None = None, report: Pa
     return read_marker(_marker(plan.study, store, uri)) == states(plan, store, report)
 
 
+def was_cut(study: Study, store: Store, *, views: Path | None = None) -> bool:
+    """Say whether nobody has noted of MLflow that it has been told all: its last writer was cut, or this is a copy."""
+    return not _marker(study, store, tracking_uri(store, views)).is_file()
+
+
 def mark_open(study: Study, store: Store, uri: str) -> None:
     """Note that MLflow is being written to: should that be cut, it has to be looked at again."""
     _marker(study, store, uri).unlink(missing_ok=True)

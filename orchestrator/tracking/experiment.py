@@ -17,12 +17,13 @@ from orchestrator.tracking.content import (
     ms,
     now_ms,
     record_points,
+    record_tags,
     run_name,
     run_tags,
     seal_of,
 )
 from orchestrator.tracking.current import store_id
-from orchestrator.tracking.uploads import upload_report
+from orchestrator.tracking.uploads import tell_study
 from trainables.base import Progress
 
 FLUSH_ROWS, FLUSH_S = 50, 3.0
@@ -107,8 +108,8 @@ class Experiment:
             child, record = self.children.get(run.id), records.get(run.id)
             if record is not None and not (child and child.is_complete(seal_of(record))):
                 self._complete(run, record)
-        if report is not None:
-            upload_report(self.client, self.parent, report)
+        children = finding.find_children(self.client, self.id, self.parent)
+        tell_study(self.client, plan, store, parent=self.parent, children=children, report=report)
 
     def close(self) -> None:
         """Send what waits; close the children of runs that are not over, and the parent with what it came to."""
@@ -135,7 +136,7 @@ class Experiment:
     def _describe(self, child: Child, run: Run) -> None:
         """Add what is said of a run once; MLflow may have the run without it, if a request was lost between."""
         if not child.is_described:
-            child.params = clean_params(run)
+            child.params = clean_params(self.study, run)
 
     def _complete(self, run: Run, record: Record) -> None:
         """Log what the child lacks of the record, and close it."""
@@ -146,4 +147,4 @@ class Experiment:
         child = child or self._create(run, ms(record.provenance.started))
         self._describe(child, run)
         child.measure(record_points(record))
-        child.end(record.status, ms(record.provenance.finished), seal=seal)
+        child.end(record.status, ms(record.provenance.finished), seal=seal, tags=record_tags(record))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.study import Study
-from orchestrator.tracking.content import study_name, study_tags
+from orchestrator.tracking.content import source_tags, study_name, study_tags
 
 
 def find_experiment(client: Any, name: str, artifacts: str | None) -> str:
@@ -33,7 +33,7 @@ def find_parent(client: Any, experiment: str, study: Study, owner: Mapping[str, 
             client.delete_run(doubled.info.run_id)
     if found:
         return str(found[0].info.run_id)
-    tags["mlflow.note.content"] = study.description
+    tags |= {"mlflow.note.content": study.description, **source_tags()}
     return str(client.create_run(experiment, tags=tags, run_name=study_name(study)).info.run_id)
 
 
