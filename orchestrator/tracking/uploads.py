@@ -26,6 +26,8 @@ from orchestrator.tracking.saved_views import page, saved_views
 ANSWERS = "answers.json"
 TABLES = ("comparison", "results", "items")
 """Files of the report that are tables."""
+LONGEST_NOTE = 7000
+"""Characters; MLflow cuts a tag at 8000."""
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 """The tag by which MLflow's pages know which JSON files are tables."""
 
@@ -39,7 +41,7 @@ def tell_study(
     tell_outcomes(client, store, plan, records, children)
     tell_inputs(client, store, plan, records, children)
     if report is not None:
-        upload_report(client, parent, report)
+        upload_report(client, plan.study, parent, report)
 
 
 def tell_page(client: Any, study: Study, experiment_id: str) -> None:
@@ -94,7 +96,7 @@ def _log_answers(client: Any, run_id: str, store: Store, evaluation: Run) -> boo
     return bool(answers)
 
 
-def upload_report(client: Any, parent: str, report: Path) -> None:
+def upload_report(client: Any, study: Study, parent: str, report: Path) -> None:
     """Put report, tables and figures on the parent run if they have changed; the links to artefacts stay behind."""
     state = report_state(report)
     if client.get_run(parent).data.tags.get("report") == state:
@@ -111,7 +113,17 @@ def upload_report(client: Any, parent: str, report: Path) -> None:
     client.set_tag(
         parent, LOGGED_TABLES, json.dumps([{"path": f"tables/{name}.json", "type": "table"} for name in tables])
     )
+    client.set_tag(parent, "mlflow.note.content", _summary(study, report))
     client.set_tag(parent, "report", state)
+
+
+def _summary(study: Study, report: Path) -> str:
+    """Return the description of the study's run: its question, and the comparison where it is short enough."""
+    try:
+        comparison = (report / "comparison.md").read_text()
+    except FileNotFoundError:
+        comparison = ""
+    return f"{study.description}\n\n{comparison if len(comparison) < LONGEST_NOTE else ''}".strip()
 
 
 def _log_table(client: Any, run_id: str, path: str, names: list[str], rows: list[list[Any]]) -> None:

@@ -65,10 +65,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
 
 
 def expected(record) -> set[tuple[str, int]]:
+    """Return what MLflow is to have of a record: curves by step, and numbers that are known once without one."""
     rows = list(record.history_rows())
-    last = max((int(row["step"]) for row in rows), default=0)
     steps = {(name, int(row["step"])) for row in rows for name in row if name != "step"}
-    return steps | {(name, last) for name, value in record.metrics.items() if name not in record.history}
+    once = {name for name, value in record.metrics.items() if name not in record.history and value is not None}
+    measured = {"run_seconds": record.provenance.seconds, "run_peak_memory_gib": record.provenance.peak_memory_gib}
+    once |= {f"system/{name}" for name, value in measured.items() if value is not None}
+    return steps | {(name, 0) for name in once}
 
 
 def track(study, store, *events, views: Path | None = None) -> None:
@@ -131,7 +134,7 @@ def test_names_params_and_tags_are_clean(tmp_path):
     assert expected_tags.items() <= child.data.tags.items()
     assert parent.info.run_name == "rank_study fake"
     truncated = next(run for run in plan.of_stage("evaluate") if run.labels["evaluate.subject"] == "svd_export")
-    assert clean_params(truncated)["subject"] == "svd_export"
+    assert clean_params(study, truncated)["subject"] == "svd_export"
 
 
 def test_live_metrics_and_the_record_that_completes_them_do_not_double(tmp_path):
