@@ -20,8 +20,7 @@ MAIN = "runs"
 CREATED_MS = 0
 """A constant: the same study has the same views whenever it is told."""
 BY_TIME = "attributes.start_time"
-RUN_NAME = "attributes.`Run Name`"
-WIDE_PX, NARROW_PX = 236, 84
+NARROW_PX = 84
 Kind = Literal["params", "metrics", "tags", "attributes"]
 
 
@@ -96,7 +95,7 @@ def _state(condition: str, columns: Sequence[str], study: Study, *, order: str =
         "modelVersionFilter": "All Runs",
         "selectedColumns": [*columns],
         "columnOrder": [*columns],
-        "columnWidths": {RUN_NAME: WIDE_PX, **{name: NARROW_PX for name in columns if name.startswith("params")}},
+        "columnWidths": {name: NARROW_PX for name in columns if name.startswith("params")},
         "runsHiddenMode": "SHOW_ALL",
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,

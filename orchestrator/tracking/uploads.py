@@ -24,6 +24,8 @@ from orchestrator.tracking.lineage import tell_inputs
 from orchestrator.tracking.saved_views import page, saved_views
 
 ANSWERS = "answers.json"
+SIDE_BY_SIDE = ("prompt", "given")
+"""The first columns of answers: where runs are put side by side, MLflow has a row per first and compares the second."""
 TABLES = ("comparison", "results", "items")
 """Files of the report that are tables."""
 LONGEST_NOTE = 7000
@@ -85,13 +87,13 @@ def _log(client: Any, run_id: str, metrics: Mapping[str, Any], time_ms: int, tag
 
 
 def _log_answers(client: Any, run_id: str, store: Store, evaluation: Run) -> bool:
-    """Log an evaluation's answers as a table: question, right answer, given answer, whether it is right."""
+    """Log an evaluation's answers as a table: question, given and right answer, whether it is right."""
     try:
         lines = (store.artefact(evaluation.id) / "answers.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return False
     answers = [json.loads(line) for line in lines]
-    names = list(dict.fromkeys(name for answer in answers for name in answer))
+    names = list(dict.fromkeys([*SIDE_BY_SIDE, *(name for answer in answers for name in answer)]))
     _log_table(client, run_id, ANSWERS, names, [[answer.get(name) for name in names] for answer in answers])
     return bool(answers)
 
