@@ -42,26 +42,6 @@ def measured_in(store: Store) -> int:
     return 0
 
 
-<<<<<<< HEAD:tests/orchestrator/tracking/test_tracking.py
-=======
-def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.1)
-
-
-def expected(record) -> set[tuple[str, int]]:
-    """Return what MLflow is to have of a record: curves by step, and numbers that are known once without one."""
-    rows = list(record.history_rows())
-    steps = {(name, int(row["step"])) for row in rows for name in row if name != "step"}
-    once = {name for name, value in record.metrics.items() if name not in record.history and value is not None}
-    measured = {"run_seconds": record.provenance.seconds, "run_peak_memory_gib": record.provenance.peak_memory_gib}
-    once |= {f"system/{name}" for name, value in measured.items() if value is not None}
-    return steps | {(name, 0) for name in once}
-
-
->>>>>>> h-ui:tests/orchestrator/test_tracking.py
 def track(study, store, *events, views: Path | None = None) -> None:
     tracker = Tracker(study, store, views=views)
     for event in events:
