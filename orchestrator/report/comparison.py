@@ -8,7 +8,7 @@ from collections.abc import Mapping, Set
 import pandas as pd
 
 from orchestrator.plan import Plan
-from orchestrator.report import claims
+from orchestrator.report import choices, claims
 from orchestrator.report.claims.basis import Basis
 from orchestrator.report.claims.decide import deciding
 from orchestrator.report.claims.oscillation import with_oscillation
@@ -33,6 +33,7 @@ def summarise(
     view = ItemView.read(plan, store, family, records)
     judged, of_items = by_item(view, judge(family, scope(family)))
     differences = deciding(plan, judged, command)
+    chosen = filter(None, [choices.section(plan, differences, command)])
     lines = [with_accuracy(view, line) for line in (*references(family), *arm_lines(family, records))]
     return Summary(
         study=study.name,
@@ -59,16 +60,16 @@ def summarise(
         design_note=_design_note(judged, comparison),
         failures=[_failure(plan, record) for record in records.values() if record.status != "done"],
         notes=[*study.notes, *_settings_by_arm(family, {item.setting for item in plan.selections})],
-        sections=of_items + claims.sections(Basis(plan, store, records, family, judged, lines)),
+        sections=[*chosen, *of_items, *claims.sections(Basis(plan, store, records, family, judged, lines))],
     )
 
 
 def scope(family: Family) -> str:
-    """Return for what the verdicts hold: one teacher and one split are luck that all students share."""
+    """Return for what the verdicts hold: one teacher, one split and the selected settings are luck that runs share."""
     teachers, splits = ((family.table["stage"] == stage).sum() for stage in ("teacher", "dataset"))
     who = "this teacher" if teachers <= 1 else f"these {teachers} teachers"
     where = "split" if splits <= 1 else f"these {splits} splits"
-    return f"for {who} and {where}"
+    return ", ".join(filter(None, [f"for {who} and {where}", family.study.at_selected]))
 
 
 # -- small things -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.report import formatting, selection_figure, spectra, tables
+from orchestrator.report import formatting, spectra, tables
 from orchestrator.report.claims.decide import sweep_command
 from orchestrator.report.material import Material
 from orchestrator.report.measures import MEASURES, Measure
@@ -21,11 +21,12 @@ from orchestrator.report.summary import Summary
 FRONT = ("rehearsal", "why-no-effect", "ranks", "expectations")
 """Sections that answer what is asked of the verdict: directly after the comparison."""
 PLACED = {
+    "selection": ("Selected settings", ("selection",)),
     "curves": ("Curves", ("loss_curves",)),
     "outcome": ("Outcome and differences", ("outcome_by_rank", "outcomes", "differences")),
     "spectra": ("Spectra", ("spectrum",)),
 }
-"""Sections that are figures: name -> title and figures, in order."""
+"""Sections that are figures: name -> title and figures, in order; with what a section of that name has to say."""
 CODE = re.compile(r"`([^`]+)`")
 """What is written between backticks is a command or a name."""
 
@@ -42,6 +43,8 @@ class Document:
     headline: str
     sections: list[Section]
     deciding: list[tuple[str, str]]
+    heading: str = "Verdict"
+    """Of what comes first."""
 
 
 def compose(material: Material, context: Mapping[str, Any]) -> Document:
@@ -83,20 +86,17 @@ def _sections(material: Material, context: Mapping[str, Any]) -> Iterator[Sectio
     used = {name for section in summary.sections for name in section.figures}
     yield _comparison(summary, context)
     yield from (section for name in FRONT for section in summary.sections if section.name == name)
-    selected = _selected(material)
-    if selected is not None:
-        used |= set(selected.figures)
-        yield selected
     for name, (title, figures) in PLACED.items():
         shown = [figure for figure in figures if figure in summary.figures and figure not in used]
         used |= set(shown)
-        if shown:
-            yield Section(name=name, title=title, figures=shown)
+        said = next((section for section in summary.sections if section.name == name), None)
+        if shown or said:
+            yield (said or Section(name=name, title=title)).model_copy(update={"figures": shown})
     layers = _layers(material)
     if layers is not None:
         used |= set(layers.figures)
         yield layers
-    yield from (section for section in summary.sections if section.name not in FRONT)
+    yield from (section for section in summary.sections if section.name not in {*FRONT, *PLACED})
     rest = [name for name in summary.figures if name not in used]
     if rest:
         yield Section(name="more-figures", title="More figures", figures=rest)
@@ -157,15 +157,6 @@ PERCENT = (
     "student that starts at the teacher holds by construction: it is a check, not evidence. Runs that did not reach "
     "the target count with the last step they were watched for."
 )
-
-
-def _selected(material: Material) -> Section | None:
-    """Return what each arm chose, with the figure of what it chose among; None where nothing is selected."""
-    figures = [name for name in ("selection",) if name in material.summary.figures]
-    found = selection_figure.chosen(material.plan)
-    if found is None:
-        return None
-    return Section(name="selection", title="Selected settings", grids=[found], figures=figures)
 
 
 def _layers(material: Material) -> Section | None:

@@ -11,7 +11,6 @@ import pandas as pd
 from orchestrator.plan import Plan
 from orchestrator.report import style
 from orchestrator.report.panels import panels
-from orchestrator.report.sections import Grid
 from orchestrator.selection import Selection, written
 from orchestrator.study import Comparison, setting_of
 
@@ -71,34 +70,6 @@ def table(plan: Plan, shows: Shows = lambda _group, _arm: True) -> pd.DataFrame:
                 rows.append({**about, **found, "is_chosen": tried.value == item.value, "state": item.state})
     table = pd.DataFrame(rows)
     return table if table.empty else table.astype({"loss": "float64", "mean": "float64"})
-
-
-def chosen(plan: Plan) -> Grid | None:
-    """Return what each arm chose in each group, as a table; None where nothing is selected."""
-    if not plan.selections:
-        return None
-    arm = (plan.study.comparison or Comparison()).arm
-    cells: dict[str, dict[str, str]] = {}
-    groups: dict[str, None] = {}
-    for item in plan.selections:
-        others = ", ".join(f"{setting_of(axis)} {value}" for axis, value in item.labels.items() if axis != arm)
-        column = ", ".join(filter(None, [item.setting.replace("_", " "), others]))
-        groups[column] = None
-        cells.setdefault(str(item.labels.get(arm, "all arms")), {})[column] = _choice(item)
-    rows = [[name, *(of_arm.get(group, "") for group in groups)] for name, of_arm in cells.items()]
-    caption = (
-        "What each arm chose by validation loss, and the range that it chose among, with the number of values. A range "
-        "grows while its best lies on its edge."
-    )
-    return Grid(header=[setting_of(arm), *groups], rows=rows, caption=caption)
-
-
-def _choice(item: Selection) -> str:
-    values = [tried.value for tried in item.tried]
-    among = f"({written(min(values))} to {written(max(values))}, {len(values)})"
-    if not item.value:
-        return f"{item.state} {among}"
-    return f"{written(item.value)}{', on the edge' if item.state == 'on the edge' else ''} {among}"
 
 
 def _draw_panel(axis: Axes, numbers: pd.DataFrame, arms: Sequence[str]) -> None:
@@ -168,7 +139,9 @@ def _look(arms: Sequence[str], arm: str) -> tuple[str, str]:
 
 def _detail(numbers: pd.DataFrame) -> str:
     seeds = numbers["seed"].nunique()
-    shown = "one tuning seed" if seeds == 1 else f"mean over {seeds} tuning seeds, which are the dots"
+    fewest = numbers.groupby(["panel", "arm", "value"])["run_id"].nunique().min()
+    count = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
+    shown = "one tuning seed" if seeds == 1 else f"mean over {count} tuning seeds, which are the dots"
     crosses = "; crosses: diverged" if (numbers["loss"] == math.inf).any() else ""
     return f"validation loss at the last step, {shown}{crosses}"
 
