@@ -113,11 +113,11 @@ def _comparison(summary: Summary, context: Mapping[str, Any]) -> Section:
         "“> N” means that the middle run had not reached it after N steps, and (k/n) that k of n runs reached it."
     )
     grids = [_grid(_outcomes(summary), caption="Base, teacher and arms: outcomes. " + cells)]
-    grids += [_grid(table, caption=_others_caption(measures)) for measures, table in _others(summary)]
     if summary.differences:
         grids.append(_grid(tables.differences(summary), caption=str(context["how_tested"])))
     if any(value for item in summary.quotes for value in (item.initial_loss, item.steps, item.final_loss)):
         grids.append(_grid(tables.quotes(summary), caption=PERCENT))
+    grids += [_grid(table, caption=_others_caption(measures)) for measures, table in _others(summary)]
     notes = [text for text in (summary.gap_note,) if text]
     return Section(name="comparison", title="Comparison", paragraphs=notes, grids=grids)
 

@@ -49,7 +49,8 @@ def verdict(item: Difference) -> Any:
     """Return a verdict's sentence as HTML, the one word in it as a label."""
     from markupsafe import Markup
 
-    before, word, after = re.split(f"({re.escape(item.verdict)})", item.sentence, maxsplit=1, flags=re.IGNORECASE)
+    sentence = re.sub(r"\b(p|adjusted|margin of) (?=[\d<p])", "\\1\u00a0", item.sentence)  # no line ends within these
+    before, word, after = re.split(f"({re.escape(item.verdict)})", sentence, maxsplit=1, flags=re.IGNORECASE)
     chip = Markup('<span class="chip">{}</span>').format(word)
     return inline(before) + chip + inline(after)
 
