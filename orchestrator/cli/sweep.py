@@ -12,9 +12,11 @@ from orchestrator.cli.options import (
     add_oversubscribe,
     add_store,
     add_study,
+    add_tensorboard,
     console,
-    make_planning,
+    make_search,
     open_store,
+    sync_command,
     views_folder,
 )
 
@@ -51,6 +53,7 @@ def add(verbs: Any) -> None:
     parser.add_argument_group("what is shown").add_argument(
         "--plain", action="store_true", help="a line per event, as when piped or in CI, where there would be a screen"
     )
+    add_tensorboard(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -62,16 +65,18 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.estimate import available_cpus
     from orchestrator.live.reporter import Reporter
     from orchestrator.live.screen import suits
+    from orchestrator.search.asking import Asking
     from orchestrator.views import Views
 
     begun = time.monotonic()
     store = open_store(options)
-    replan = make_planning(options, store)
+    replan, ledger = make_search(options, store)
     plan = replan()
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
     if line := demonstration(plan):
         say(line)
-    views = Views(plan, store, views_folder(options, store), command)
+    folder = views_folder(options, store)
+    views = Views(plan, store, folder, command, sync_command(options), options.tensorboard)
     code = sweep.run(
         plan,
         store,
@@ -92,6 +97,7 @@ def execute(options: argparse.Namespace) -> int:
             slots=1 if options.local else available_cpus(),
             has_screen=suits(sys.stderr) and not options.plain,
         ),
+        asking=Asking(ledger, store, replan) if ledger else None,
         say=say,
     )
     table = views.report()
