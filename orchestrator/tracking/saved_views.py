@@ -95,7 +95,7 @@ def _state(condition: str, columns: Sequence[str], study: Study, *, order: str =
         "modelVersionFilter": "All Runs",
         "selectedColumns": [*columns],
         "columnOrder": [*columns],
-        "columnWidths": {column: NARROW_PX for column in columns if column.startswith("params")},
+        "columnWidths": {name: NARROW_PX for name in columns if name.startswith("params")},
         "runsHiddenMode": "SHOW_ALL",
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,

@@ -24,8 +24,12 @@ from orchestrator.tracking.lineage import tell_inputs
 from orchestrator.tracking.saved_views import page, saved_views
 
 ANSWERS = "answers.json"
+SIDE_BY_SIDE = ("prompt", "given")
+"""The first columns of answers: where runs are put side by side, MLflow has a row per first and compares the second."""
 TABLES = ("comparison", "results", "items")
 """Files of the report that are tables."""
+LONGEST_NOTE = 7000
+"""Characters; MLflow cuts a tag at 8000."""
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 """The tag by which MLflow's pages know which JSON files are tables."""
 
@@ -39,7 +43,7 @@ def tell_study(
     tell_outcomes(client, store, plan, records, children)
     tell_inputs(client, store, plan, records, children)
     if report is not None:
-        upload_report(client, parent, report)
+        upload_report(client, plan.study, parent, report)
 
 
 def tell_page(client: Any, study: Study, experiment_id: str) -> None:
@@ -83,18 +87,18 @@ def _log(client: Any, run_id: str, metrics: Mapping[str, Any], time_ms: int, tag
 
 
 def _log_answers(client: Any, run_id: str, store: Store, evaluation: Run) -> bool:
-    """Log an evaluation's answers as a table: question, right answer, given answer, whether it is right."""
+    """Log an evaluation's answers as a table: question, given and right answer, whether it is right."""
     try:
         lines = (store.artefact(evaluation.id) / "answers.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return False
     answers = [json.loads(line) for line in lines]
-    names = list(dict.fromkeys(name for answer in answers for name in answer))
+    names = list(dict.fromkeys([*SIDE_BY_SIDE, *(name for answer in answers for name in answer)]))
     _log_table(client, run_id, ANSWERS, names, [[answer.get(name) for name in names] for answer in answers])
     return bool(answers)
 
 
-def upload_report(client: Any, parent: str, report: Path) -> None:
+def upload_report(client: Any, study: Study, parent: str, report: Path) -> None:
     """Put report, tables and figures on the parent run if they have changed; the links to artefacts stay behind."""
     state = report_state(report)
     if client.get_run(parent).data.tags.get("report") == state:
@@ -111,7 +115,17 @@ def upload_report(client: Any, parent: str, report: Path) -> None:
     client.set_tag(
         parent, LOGGED_TABLES, json.dumps([{"path": f"tables/{name}.json", "type": "table"} for name in tables])
     )
+    client.set_tag(parent, "mlflow.note.content", _summary(study, report))
     client.set_tag(parent, "report", state)
+
+
+def _summary(study: Study, report: Path) -> str:
+    """Return the description of the study's run: its question, and the comparison where it is short enough."""
+    try:
+        comparison = (report / "comparison.md").read_text()
+    except FileNotFoundError:
+        comparison = ""
+    return f"{study.description}\n\n{comparison if len(comparison) < LONGEST_NOTE else ''}".strip()
 
 
 def _log_table(client: Any, run_id: str, path: str, names: list[str], rows: list[list[Any]]) -> None:

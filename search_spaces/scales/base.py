@@ -13,10 +13,11 @@ from trainables.base_models.shape import Shape
 from trainables.training.compute import compute_matched_steps
 
 STARTS_LIKE = {
-    "random": ("subspace_only", "svd_subtracted", "pissa"),
-    "svd": ("svd_balanced", "spectrum_random", "wrong_teacher", "lora_squeeze"),
+    "random": ("subspace_only", "svd_subtracted", "pissa", "spectrum_random", "wrong_teacher"),
+    "svd": ("svd_balanced", "lora_squeeze"),
 }
-"""Inits whose grids lie around another's rate: random's for those that start at the base, svd's for the others."""
+"""Inits whose grids lie around another's rate: svd's for those that start near what the teacher has learnt already,
+random's for those that have it all to learn."""
 GENERAL_TEXT = 256
 """Tokens of a window of the text that forgetting is measured on."""
 

@@ -32,12 +32,13 @@ def logged(client: Any, run: Any) -> Counter[tuple[str, int]]:
 
 
 def expected(record: Any) -> set[tuple[str, int]]:
-    """Return what a record has to say, as (metric, step)."""
+    """Return what MLflow is to have of a record: curves by step, and numbers that are known once without one."""
     rows = list(record.history_rows())
-    last = max((int(row["step"]) for row in rows), default=0)
     steps = {(name, int(row["step"])) for row in rows for name in row if name != "step"}
-    numbers = {name for name, value in record.metrics.items() if isinstance(value, int | float)}
-    return steps | {(name, last) for name in numbers if name not in record.history}
+    once = {name for name, value in record.metrics.items() if name not in record.history and value is not None}
+    measured = {"run_seconds": record.provenance.seconds, "run_peak_memory_gib": record.provenance.peak_memory_gib}
+    once |= {f"system/{name}" for name, value in measured.items() if value is not None}
+    return steps | {(name, 0) for name in once}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:

@@ -51,15 +51,15 @@ def test_what_was_carried_out_although_its_answer_was_lost_is_there_once(tmp_pat
     study, store = rank_study(ranks=(4,), seeds=1), Store(tmp_path)
     plan = planned(study, store)
     chance = random.Random(0)
-    gate.fate = lambda number: "lose the answer" if chance.random() < 0.15 else "pass"
+    gate.fate = lambda number: "lose the answer" if chance.random() < 0.08 else "pass"
     tracker = Tracker(study, store, tell=lambda line: None)
     for run in plan.runs:
         tracker.started(run, 1)
         tracker.progressed(run, Progress(0, 20, {"loss": 9.0}))
         tracker.finished(execute(run, store))
     tracker.sync(plan)
-    tracker._sender.ending.wait(20)  # the end is impatient; a sweep is not
     wait_until(lambda: tracker._sender.events.empty())
+    assert tracker._sender.was_lost
     gate.fate = lambda number: "pass"
     assert tracker.close() is None
     client, parent, children = runs_at(gate.server.uri, store=store_id(store))
@@ -96,7 +96,6 @@ def test_a_server_that_is_gone_costs_no_time_and_the_next_command_sends_what_is_
     gate.fate = lambda number: "refuse"
     tracker = Tracker(study, store, tell=lambda line: None)
     tracker.sync(plan)
-    wait_until(lambda: tracker._sender.is_lost)
     begun = time.monotonic()
     kept = tracker.close(command="the next command")
     assert time.monotonic() - begun < 10
@@ -117,6 +116,7 @@ def test_a_sweep_that_ends_does_not_wait_for_a_server_that_hangs(tmp_path, gate)
     gate.fate = lambda number: "hang"
     tracker = Tracker(study, store)
     tracker.sync(plan)
+    tracker.started(plan.runs[0], 1)
     wait_until(lambda: gate.count > 0)
     begun = time.monotonic()
     assert "no answer from" in str(tracker.close(patience_s=1))
