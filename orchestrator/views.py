@@ -6,7 +6,7 @@ that is current is not touched, and its libraries are not imported: a sweep that
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from orchestrator.report.terminal import TerminalReport
 from orchestrator.search import journal
 from orchestrator.store import Store
 from orchestrator.tensorboard import Board
+from orchestrator.tracking.tracker import say
 from trainables.base import Progress
 
 PATIENCE_S = 60.0
@@ -30,7 +31,7 @@ class Views:
     """MLflow, the Optuna journal, the report and, if asked for, TensorBoard's files of one plan on one store.
 
     `folder` holds mlflow.db and optuna.journal; `command` is what the report names as the way to make it again, `sync`
-    what brings the views up to date and does nothing else.
+    what brings the views up to date and does nothing else; `tell` hears of a tracking server that is lost or back.
     """
 
     plan: Plan
@@ -39,10 +40,11 @@ class Views:
     command: str = ""
     sync: str = ""
     tensorboard: bool = False
+    tell: Callable[[str], None] = say
     tracker: tracking.Tracker = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tracker = tracking.Tracker(self.plan.study, self.store, views=self.folder)
+        self.tracker = tracking.Tracker(self.plan.study, self.store, views=self.folder, tell=self.tell)
         self.board = Board(self.plan.study, self.store) if self.tensorboard else None
         self.report_folder = report.report_folder(self.plan, self.store)
 
@@ -86,7 +88,7 @@ class Views:
             self.tracker.sync(self.plan, report=self.report_folder)
         problem = self.tracker.close(patience_s=float("inf") if look else PATIENCE_S, command=self.sync)
         if problem:
-            sys.stderr.write(f"{problem}\n")
+            self.tell(problem)
         return problem is None
 
     def write_report(self) -> None:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.options import (
@@ -76,13 +77,15 @@ def execute(options: argparse.Namespace) -> int:
     if line := demonstration(plan):
         say(line)
     folder = views_folder(options, store)
-    views = Views(plan, store, folder, command, sync_command(options), options.tensorboard)
+    slots = 1 if options.local else available_cpus()
+    reporter = Reporter(store.root, slots, has_screen=suits(sys.stderr) and not options.plain)
+    views = Views(plan, store, folder, command, sync_command(options), options.tensorboard, reporter.tell)
     code = sweep.run(
         plan,
         store,
         replan=replan,
         views=views,
-        make_backend=lambda: make_backend(options),
+        make_backend=lambda: make_backend(options, reporter.tell),
         command=command,
         wait=options.wait,
         forget=_to_forget(options, plan, store),
@@ -92,11 +95,7 @@ def execute(options: argparse.Namespace) -> int:
             oversubscribe=options.oversubscribe,
             is_elsewhere=options.address is not None,
         ),
-        reporter=Reporter(
-            store.root,
-            slots=1 if options.local else available_cpus(),
-            has_screen=suits(sys.stderr) and not options.plain,
-        ),
+        reporter=reporter,
         asking=Asking(ledger, store, replan) if ledger else None,
         say=say,
     )
@@ -107,15 +106,15 @@ def execute(options: argparse.Namespace) -> int:
     return code
 
 
-def make_backend(options: argparse.Namespace) -> Backend:
-    """Return the backend that the options name; only here is Ray imported."""
+def make_backend(options: argparse.Namespace, tell: Callable[[str], None]) -> Backend:
+    """Return the backend that the options name, which may `tell` lines; only here is Ray imported."""
     if options.local:
         from cluster.local import LocalBackend
 
         return LocalBackend()
     from cluster.tune import TuneBackend
 
-    return TuneBackend(address=options.address, tell=say)
+    return TuneBackend(address=options.address, tell=tell)
 
 
 def say(line: str) -> None:

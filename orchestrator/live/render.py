@@ -29,6 +29,7 @@ STYLES = {
     "again": "yellow",
     "diverged": "yellow",
     "stopped": "yellow",
+    "pruned": "yellow",
     "skipped": "yellow",
     "failed": "bold red",
     "oom": "bold red",
@@ -44,7 +45,7 @@ PHASES = {
     "cut off": "no sweep is running: the last one was cut off",
 }
 ALWAYS = ("done", "running", "waiting", "failed")
-STATUSES = ("cached", *ALWAYS, "diverged", "skipped", "later")
+STATUSES = ("cached", *ALWAYS, "diverged", "pruned", "skipped", "later")
 HEADS = {"later": "to be tuned"}
 EVENTS_AT_LEAST = 4
 NOTE_LINES = 3

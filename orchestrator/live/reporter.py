@@ -52,6 +52,7 @@ class Reporter:
         finally:
             self._take(Over(time.time()))
             self.journal.close()
+            self.journal = None
 
     def add(self, runs: Sequence[Run], expected: Sequence[Run]) -> None:
         """Take runs that were planned while the sweep runs, and what is expected now."""
@@ -81,10 +82,17 @@ class Reporter:
         """Tell something that belongs to no run."""
         self._take(Said(time.time(), text))
 
+    def tell(self, line: str) -> None:
+        """Tell something that the user must not miss: an event while the sweep is shown, and a line that lasts."""
+        if self.journal is None or self.has_screen:
+            sys.stderr.write(f"{line}\n")  # the screen takes it as an event, and prints it again at its end
+        else:
+            self.say(line)
+
     def stopping(self) -> None:
         """Tell that somebody wants the sweep to stop. Safe in a signal handler."""
         self._take(Stopping(time.time()))
-        sys.stderr.write("stopping: the running runs leave a checkpoint (again to leave at once)\n")
+        self.tell("stopping: the running runs leave a checkpoint (again to leave at once)")
 
     def state(self) -> State:
         """Return how far the sweep is now."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from orchestrator.live.render import Screen, shortest
@@ -61,7 +61,8 @@ class Drawn(Live):
     def drawn(self) -> Screen:
         """Return what is to be drawn now."""
         with contextlib.suppress(OSError):
-            self.console.size = os.get_terminal_size(self.stream.fileno())
+            columns, rows = os.get_terminal_size(self.stream.fileno())
+            self.console.size = ConsoleDimensions(columns or 80, rows or 24)  # 0: a terminal that was told no size
         return Screen(self.state(), self.hint)
 
 

@@ -16,7 +16,7 @@ from orchestrator.live.state import Running
 from tests.orchestrator.live.made_up import BEGAN, smoke, task
 
 DOCS = Path(__file__).parents[3] / "docs/live.md"
-ENDS = {"done", "diverged", "failed", "oom", "killed", "skipped", "stopped"}
+ENDS = {"done", "diverged", "failed", "oom", "killed", "pruned", "skipped", "stopped"}
 
 STUDY = '''
 """A teacher, an export that fails, those who need it, and one who does not."""

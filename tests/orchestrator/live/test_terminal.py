@@ -162,6 +162,6 @@ def test_a_sweep_through_ray_is_watched_followed_resized_and_stopped(terminal, t
     assert watcher.end() == 0
     assert follower.end() == 0
     assert "waiting for teacher-" in follower.shown or "step 0" in follower.shown
-    assert re.search(r"step 4\r\ndone  \d+ s  held-out loss 1\.\d{3}", follower.shown)
+    assert re.search(r"step 4\r\ndone  \d+ s  held-out loss \d\.\d{3}", follower.shown)
     for shown in (sweep.shown, watcher.shown, follower.shown):
         assert CHATTER.search(shown) is None, CHATTER.search(shown)
