@@ -104,10 +104,6 @@ class Execution:
         """Abandon the run where it is; its checkpoints stay for the next attempt."""
         self.steps.close()
 
-    def stop_requested(self) -> bool:
-        """Say whether somebody has asked this attempt, or everything, to stop."""
-        return stop_requested(self.attempt, self.halt)
-
 
 def begin(job: Job) -> Attempt:
     """Open the next attempt at a run; its log says where it is and what it resumes from."""

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from orchestrator.durable import is_full, no_space
 from orchestrator.plan import Run
 from orchestrator.store import Attempt, Provenance, Record, Status, Superseded, columns
 from trainables.base import Diverged, Metrics, Stopped
+from trainables.training.memory import is_out_of_memory
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "deepspeed", "ray")
 
@@ -68,7 +70,7 @@ def ending_of(error: Exception) -> Ending:
     summary = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {summary[0] if summary else ''}"
     trace = "".join(traceback.format_exception(error))
-    status: Literal["oom", "failed"] = "oom" if _is_out_of_memory(error) else "failed"
+    status: Literal["oom", "failed"] = "oom" if is_out_of_memory(error) else "failed"
     return Ending(status, error=line, trace=trace, is_echo=_is_echo(error), is_full=is_full(error))
 
 
@@ -171,23 +173,18 @@ def make_record(
 
 def make_provenance(run: Run, attempt: int, started: float, seconds: float, host: str) -> Provenance:
     """Return where and how a run executed; `started` in seconds since the epoch."""
-    device = run.place.device if run.place.device != "auto" else ("cuda" if run.place.gpus else "cpu")
     return Provenance(
         started=datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
         finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
         seconds=round(seconds, 3),
         attempt=attempt,
         host=host,
-        device=device,
+        device=run.place.kind,
         place=run.place.model_dump(mode="json"),
         source=run.find_trainable().source_digest(run.config),
         git=git_state(),
         packages=package_versions(),
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _is_echo(error: Exception) -> bool:
@@ -198,8 +195,8 @@ def _is_echo(error: Exception) -> bool:
 
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that a result may depend on, of those installed."""
-    versions = {}
+    """Return the versions of Python and of the packages that a result may depend on, of those installed."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)

@@ -25,7 +25,7 @@ from orchestrator.errors import UnknownName, UserError
 from orchestrator.plan import check_setting
 from orchestrator.rehearsal import REPETITION, rehearse
 from orchestrator.space import Choice, Prune
-from orchestrator.study import Axis, By, Origin, Stage, Study, repeats
+from orchestrator.study import Axis, By, Origin, Selected, Stage, Study, repeats
 from search_spaces.scales import SCALES
 from trainables.base import Place, Scalar
 
@@ -39,7 +39,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 class Changes:
     """What the command line changes in a study: `--set`, `--axis`, `--place` and `--teacher`, as written.
 
-    Of a search also how many points it tries (`--points`) and by which rule it stops runs early (`--prune`).
+    `tuning_seeds` is the number of `--tuning-seeds`; of a search also how many points it tries (`--points`) and by
+    which rule it stops runs early (`--prune`).
     """
 
     settings: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class Changes:
     places: tuple[str, ...] = ()
     teacher: str | None = None
     scale: str | None = field(default=None)
+    tuning_seeds: int | None = None
     points: int | None = None
     prune: str | None = None
 
@@ -99,6 +101,8 @@ def changed(study: Study, changes: Changes) -> Study:
         study = _with_setting(study, text)
     for text in changes.places:
         study = _with_place(study, text)
+    if changes.tuning_seeds is not None:
+        study = _with_tuning_seeds(study, changes.tuning_seeds)
     if changes.points is not None or changes.prune is not None:
         study = searched(study, changes.points, changes.prune)
     return study if _model(study) == model else replace(study, shape=None)
@@ -253,6 +257,30 @@ def _with_place(study: Study, text: str) -> Study:
         wanted = Place.model_fields[setting].description or str(Place.model_fields[setting].annotation)
         raise UserError(f"{option}: {value!r} does not fit {setting} ({wanted})") from None
     return study.with_stage(stage, replace(current, place=place))
+
+
+def _with_tuning_seeds(study: Study, count: int) -> Study:
+    """Return the study with so many tuning seeds for every setting that is selected."""
+    option = f"--tuning-seeds {count}"
+    if count < 1:
+        raise UserError(f"{option}: a choice needs 1 or more")
+    avoid = study.axes.get(study.replicate, ())
+    stages = {
+        name: replace(stage, config={key: _reseeded(value, count, avoid) for key, value in stage.config.items()})
+        for name, stage in study.stages.items()
+    }
+    if not study.selected:
+        raise UserError(f"{option}: {study.name} selects nothing by tuning runs")
+    return replace(study, stages=stages)
+
+
+def _reseeded(value: Any, count: int, avoid: Sequence[Scalar]) -> Any:
+    if isinstance(value, Selected):
+        return value.with_seeds(count, avoid)
+    if not isinstance(value, By):
+        return value
+    table = {key: _reseeded(chosen, count, avoid) for key, chosen in value.table.items()}
+    return By(value.axis, table, otherwise=_reseeded(value.otherwise, count, avoid))
 
 
 def _typed(option: str, stage: str, study: Study, setting: str, value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The views of a store as a sweep sees them: told what happens while it runs, completed when it ends.
 
-MLflow, Optuna's study and the report can all be rebuilt from the records (contract C2). A view that is current
-is not touched, and its libraries are not imported: a sweep that finds everything done answers at once.
+MLflow, Optuna's study, TensorBoard's files and the report can all be rebuilt from the records (contract C2). A view
+that is current is not touched, and its libraries are not imported: a sweep that finds everything done answers at once.
 """
 
 from __future__ import annotations
@@ -18,24 +18,32 @@ from orchestrator.report.search.terminal import TerminalSearch
 from orchestrator.report.terminal import TerminalReport
 from orchestrator.search import journal
 from orchestrator.store import Store
+from orchestrator.tensorboard import Board
 from trainables.base import Progress
+
+PATIENCE_S = 60.0
+"""The longest that the end of a sweep waits for a tracking server that answers, but slowly."""
 
 
 @dataclass
 class Views:
-    """MLflow, the Optuna journal and the report of one plan on one store.
+    """MLflow, the Optuna journal, the report and, if asked for, TensorBoard's files of one plan on one store.
 
-    `folder` holds mlflow.db and optuna.journal; `command` is what the report names as the way to make it again.
+    `folder` holds mlflow.db and optuna.journal; `command` is what the report names as the way to make it again, `sync`
+    what brings the views up to date and does nothing else.
     """
 
     plan: Plan
     store: Store
     folder: Path
     command: str = ""
+    sync: str = ""
+    tensorboard: bool = False
     tracker: tracking.Tracker = field(init=False)
 
     def __post_init__(self) -> None:
         self.tracker = tracking.Tracker(self.plan.study, self.store, views=self.folder)
+        self.board = Board(self.plan.study, self.store) if self.tensorboard else None
         self.report_folder = report.report_folder(self.plan, self.store)
 
     # -- while the sweep runs ---------------------------------------------------------------------------
@@ -43,14 +51,20 @@ class Views:
     def started(self, run: Run, attempt: int) -> None:
         """A run has begun."""
         self.tracker.started(run, attempt)
+        if self.board is not None:
+            self.board.started(run, attempt)
 
     def progressed(self, run: Run, progress: Progress) -> None:
         """A run has measured something."""
         self.tracker.progressed(run, progress)
+        if self.board is not None:
+            self.board.progressed(run, progress)
 
     def finished(self, outcome: Outcome) -> None:
         """A run has ended."""
         self.tracker.finished(outcome)
+        if self.board is not None:
+            self.board.finished(outcome)
 
     def record_trials(self) -> None:
         """Bring the Optuna journal up to date: a search tells it of every point."""
@@ -59,15 +73,21 @@ class Views:
 
     # -- when it has ended ------------------------------------------------------------------------------
 
-    def complete(self) -> None:
-        """Bring every view up to date with the records; what is current stays as it is."""
+    def complete(self, *, look: bool = False) -> bool:
+        """Bring every view up to date with the records; what is current stays as it is. Return whether all are.
+
+        With `look` MLflow is looked at even if it has been told all, and waited for as long as it answers.
+        """
         self.record_trials()
         self.write_report()
-        if not tracking.is_synced(self.plan, self.store, views=self.folder, report=self.report_folder):
+        if self.board is not None:
+            self.board.complete(self.plan)
+        if look or not tracking.is_synced(self.plan, self.store, views=self.folder, report=self.report_folder):
             self.tracker.sync(self.plan, report=self.report_folder)
-        problem = self.tracker.close()
+        problem = self.tracker.close(patience_s=float("inf") if look else PATIENCE_S, command=self.sync)
         if problem:
             sys.stderr.write(f"{problem}\n")
+        return problem is None
 
     def write_report(self) -> None:
         """Write tables and figures if the records behind them have changed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,12 @@ def add_study(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         metavar="PATH|HUB",
         help="use this checkpoint (a folder of safetensors or a hub id) as the teacher; nothing is trained for it",
     )
+    group.add_argument(
+        "--tuning-seeds",
+        metavar="N",
+        type=int,
+        help="choose selected settings by tuning runs on up to N seeds (see plan); decide on it before any verdict",
+    )
     group.add_argument("--points", metavar="N", type=int, help="of a search: try this many points of its space in all")
     group.add_argument(
         "--prune",
@@ -87,6 +94,30 @@ def add_study(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         help="of a search: stop runs early by their held-out loss, each among those of its own arm only",
     )
     group.add_argument("--until", metavar="STAGE", help="leave out what comes after this stage")
+
+
+def add_tensorboard(parser: argparse.ArgumentParser) -> None:
+    """Add `--tensorboard`."""
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write TensorBoard's event files, one folder per run below STORE/tensorboard/STUDY",
+    )
+
+
+def sync_command(options: argparse.Namespace) -> str:
+    """Return the command that brings the views of this study in this store up to date, as a shell takes it."""
+    given = {
+        "--scale": [options.scale],
+        "--set": options.settings,
+        "--axis": options.axes,
+        "--teacher": [options.teacher],
+        "--until": [options.until],
+        "--store": [options.store] if options.store != DEFAULT_STORE else [],
+        "--views": [options.views],
+    }
+    words = [word for flag, values in given.items() for value in values if value for word in (flag, value)]
+    return shlex.join(["python", "-m", "orchestrator", "store", "sync", options.study, *words])
 
 
 def open_store(options: argparse.Namespace) -> Store:
@@ -128,6 +159,7 @@ def make_search(options: argparse.Namespace, store: Store) -> tuple[Callable[[],
         tuple(options.places),
         options.teacher,
         options.scale,
+        options.tuning_seeds,
         options.points,
         options.prune,
     )

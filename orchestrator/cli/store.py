@@ -9,10 +9,12 @@ from orchestrator.cli.options import (
     add_json,
     add_store,
     add_study,
+    add_tensorboard,
     console,
     make_plan,
     open_store,
     print_json,
+    sync_command,
     views_folder,
 )
 
@@ -41,6 +43,7 @@ def add(verbs: Any) -> None:
     sync = actions.add_parser("sync", help="bring MLflow, Optuna and the report of a study up to date")
     add_study(sync)
     add_store(sync)
+    add_tensorboard(sync)
     sync.set_defaults(execute=execute_sync)
 
 
@@ -87,11 +90,12 @@ def execute_gc(options: argparse.Namespace) -> int:
 
 
 def execute_sync(options: argparse.Namespace) -> int:
-    """Rebuild what the views lack from the records."""
+    """Rebuild what the views lack from the records; exit code 1 if MLflow could not be told."""
     from orchestrator.views import Views
 
     store = open_store(options)
     plan = make_plan(options, store)
     with store.lock(f"store sync {options.study}"):
-        Views(plan, store, views_folder(options, store)).complete()
-    return 0
+        folder, command = views_folder(options, store), sync_command(options)
+        views = Views(plan, store, folder, sync=command, tensorboard=options.tensorboard)
+        return 0 if views.complete(look=True) else 1

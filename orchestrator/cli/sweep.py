@@ -12,9 +12,11 @@ from orchestrator.cli.options import (
     add_oversubscribe,
     add_store,
     add_study,
+    add_tensorboard,
     console,
     make_search,
     open_store,
+    sync_command,
     views_folder,
 )
 
@@ -48,6 +50,10 @@ def add(verbs: Any) -> None:
     again.add_argument("--retry", choices=["diverged"], help="make the diverged runs of this study again")
     again.add_argument("--wait", action="store_true", help="wait if another sweep uses the store, instead of leaving")
     add_oversubscribe(parser)
+    parser.add_argument_group("what is shown").add_argument(
+        "--plain", action="store_true", help="a line per event, as when piped or in CI, where there would be a screen"
+    )
+    add_tensorboard(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -57,6 +63,8 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.advice import demonstration
     from orchestrator.cli.needs import limits_of
     from orchestrator.estimate import available_cpus
+    from orchestrator.live.reporter import Reporter
+    from orchestrator.live.screen import suits
     from orchestrator.search.asking import Asking
     from orchestrator.views import Views
 
@@ -67,7 +75,8 @@ def execute(options: argparse.Namespace) -> int:
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
     if line := demonstration(plan):
         say(line)
-    views = Views(plan, store, views_folder(options, store), command)
+    folder = views_folder(options, store)
+    views = Views(plan, store, folder, command, sync_command(options), options.tensorboard)
     code = sweep.run(
         plan,
         store,
@@ -82,6 +91,11 @@ def execute(options: argparse.Namespace) -> int:
             cpus=0 if options.local else available_cpus(),
             oversubscribe=options.oversubscribe,
             is_elsewhere=options.address is not None,
+        ),
+        reporter=Reporter(
+            store.root,
+            slots=1 if options.local else available_cpus(),
+            has_screen=suits(sys.stderr) and not options.plain,
         ),
         asking=Asking(ledger, store, replan) if ledger else None,
         say=say,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.study import Axis, By, Computed, Rehearsal, Selected, Stage, around
@@ -32,7 +32,8 @@ class Scale:
 
     `learning_rates` gives the inits random and svd the rate that their grids lie around, by rank, and
     `learning_rates_from` says whence; the other inits share these (STARTS_LIKE). `tuning_seeds` are those that choose
-    among the rates, and no verdict's.
+    among the rates, and no verdict's: every rate is tried on the first `tuning_start` of them, and those within noise
+    of the best on more (Selected.start): as many as a verdict's and one, for a choice about as sure as a verdict.
 
     margin          the smallest difference in test loss (nats per token) that matters
     rank            of studies that vary something else; `ranks` of those that vary it
@@ -61,7 +62,8 @@ class Scale:
     wrong_dataset: Mapping[str, Any]
     shape: Shape
     high_rank: int = 64
-    tuning_seeds: tuple[int, ...] = (101,)
+    tuning_seeds: tuple[int, ...] = tuple(range(101, 109))
+    tuning_start: int = 2
     places: Mapping[str, Place] = field(default_factory=dict)
     rehearsal: Rehearsal | None = None
 
@@ -110,7 +112,11 @@ class Scale:
     def selected_rate(self, *, widenings: int = 3) -> Selected:
         """Return the students' learning rate: selected for every arm and rank from a grid of its own."""
         grid = Computed(self.grid, "student.init", "student.rank")
-        return Selected(grid, seeds=self.tuning_seeds, widenings=widenings)
+        return replace(self.selected(grid), widenings=widenings)
+
+    def selected(self, grid: Any) -> Selected:
+        """Return a setting that is selected from this grid on the scale's tuning seeds."""
+        return Selected(grid, seeds=self.tuning_seeds, start=self.tuning_start)
 
     def grid(self, init: str, rank: int) -> tuple[float, ...]:
         """Return the rates that an arm at a rank chooses among: half decades, alike for all arms."""

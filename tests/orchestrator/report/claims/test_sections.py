@@ -156,7 +156,7 @@ def test_attention_is_lower_rank_only_where_a_paired_test_over_blocks_says_so(tm
 
 def test_the_students_expectations_follow_their_effects(better, alike):
     good, none = (answers(summary_of(*found)) for found in (better, alike))
-    assert good["SVD starts lower"].startswith("met: by construction")
+    assert good["SVD starts lower in held-out loss"].startswith("met: by construction")
     assert "by construction: a check, not evidence" in good["20 to 40 % fewer steps to target"]
     order = "teacher < SVD < random in test loss"
     assert good[order] == "not met: svd − teacher: not met", "svd ends at the teacher's loss, not above it"
@@ -171,7 +171,7 @@ def test_oscillation_is_judged_against_the_expectation_of_less(better):
 
 def test_too_few_seeds_are_not_testable_whatever_they_show(tmp_path):
     found = answers(summary_of(*made(tmp_path, ranks=(4,), seeds=3)))
-    assert found["SVD starts lower"] == "not testable: 3 pairs cannot give a p of 0.05"
+    assert found["SVD starts lower in held-out loss"] == "not testable: 3 pairs cannot give a p of 0.05"
 
 
 @pytest.mark.parametrize(

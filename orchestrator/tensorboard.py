@@ -1,0 +1,114 @@
+"""Records and live metrics as TensorBoard's event files: a view of the store, one folder per run with a readable name.
+
+    tensorboard --logdir runs/tensorboard/rank_study
+
+Metrics have the names and the steps that they have in MLflow. A run's file grows while it runs; what it lacks in the
+end comes from the record. A run that resumed, or was found finished, is written from its record alone. The files are
+written by tensorboardX, which Ray Tune brings along, so that only who looks at them needs TensorBoard itself.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.freshness import read_marker, write_marker
+from orchestrator.plan import Plan, Run
+from orchestrator.store import Store
+from orchestrator.study import Study
+from orchestrator.tracking.content import Point, live_points, now_ms, record_points, seal_of
+from trainables.base import Progress
+
+if TYPE_CHECKING:
+    from cluster.base import Outcome
+
+
+class Board:
+    """The event files of one study. Nothing is imported or created before there is something to write.
+
+    `places` are the folders of the runs, `seals` the records that they were completed from, both by run id.
+    """
+
+    def __init__(self, study: Study, store: Store) -> None:
+        """Name the study and its store."""
+        self.store, self.folder = store, store.root / "tensorboard" / study.name
+        self._marker = store.root / "tracked" / f"{study.name}-tensorboard.json"
+        known = {run_id: told.partition(": ") for run_id, told in read_marker(self._marker).items()}
+        self.places = {run_id: place for run_id, (place, _, _) in known.items()}
+        self.seals = {run_id: seal for run_id, (_, _, seal) in known.items()}
+        self._files: dict[str, _File] = {}
+
+    def started(self, run: Run, attempt: int = 1) -> None:
+        """A run has begun; the file of an attempt that resumes lacks what came before."""
+        self._files[run.id] = self._emptied(run, is_whole=attempt == 1)
+
+    def progressed(self, run: Run, progress: Progress) -> None:
+        """A run has measured something at a step."""
+        if run.id not in self._files:
+            self.started(run, 2)
+        self._files[run.id].write(live_points(progress, now_ms()))
+
+    def finished(self, outcome: Outcome) -> None:
+        """A run has ended; one without a record was stopped, and will go on."""
+        file = self._files.pop(outcome.run.id, None)
+        if file is None:
+            return
+        if outcome.record is not None and file.is_whole:
+            file.write(record_points(outcome.record))
+            self.seals[outcome.run.id] = seal_of(outcome.record)
+        file.close()
+
+    def complete(self, plan: Plan) -> None:
+        """Write what the files lack of the plan's records."""
+        for run_id, record in self.store.records(run.id for run in plan.runs).items():
+            if self.seals.get(run_id) != seal_of(record) or not self._folder(plan[run_id]).is_dir():
+                file = self._emptied(plan[run_id], is_whole=True)
+                file.write(record_points(record))
+                file.close()
+                self.seals[run_id] = seal_of(record)
+        write_marker(self._marker, {run_id: f"{place}: {self.seals[run_id]}" for run_id, place in self.places.items()})
+
+    def _emptied(self, run: Run, *, is_whole: bool) -> _File:
+        """Return a new file for a run, in its empty folder."""
+        self.seals[run.id] = ""
+        folder = self._folder(run)
+        shutil.rmtree(folder, ignore_errors=True)
+        return _File(folder, is_whole)
+
+    def _folder(self, run: Run) -> Path:
+        """Return a run's folder: its name, with its id where another run has that name already."""
+        if run.id not in self.places:
+            name = re.sub(r"[^A-Za-z0-9_.=-]+", "-", run.name or run.id)
+            taken = name in self.places.values()
+            self.places[run.id] = f"{name}.{run.id.rpartition('-')[2]}" if taken else name
+        return self.folder / self.places[run.id]
+
+
+class _File:
+    """One run's event file; a metric is written once a step, the first value stays."""
+
+    def __init__(self, folder: Path, is_whole: bool) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        folder.mkdir(parents=True)
+        self.is_whole = is_whole
+        self.written: set[tuple[str, int]] = set()
+        self.events = EventsWriter(str(folder / "events"))
+
+    def write(self, points: Iterable[Point]) -> None:
+        """Append what is not there yet."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value, time_ms, step in points:
+            if (name, step) not in self.written:
+                self.written.add((name, step))
+                self.events.write_event(Event(wall_time=time_ms / 1000, step=step, summary=scalar(name, value)))
+        self.events.flush()
+
+    def close(self) -> None:
+        """Write out what is left."""
+        self.events.close()
