@@ -10,6 +10,7 @@ from cluster.local import LocalBackend
 from orchestrator import sweep
 from orchestrator.decisions import decide
 from orchestrator.fingerprints import FilePlanner
+from orchestrator.live.reporter import Reporter
 from orchestrator.plan import Planning
 from orchestrator.search.points import points_of
 from orchestrator.search.pruning import should_prune
@@ -65,6 +66,7 @@ def swept(study, root: Path, *, views: bool = True) -> tuple[Searched, int]:
         views=Views(plan, searched.store, root),
         make_backend=LocalBackend,
         command="test",
+        reporter=Reporter(root, slots=1),
         asking=searched.asking,
         say=lambda line: None,
     )
