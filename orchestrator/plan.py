@@ -321,14 +321,24 @@ class _Expansion:
 
 
 def _needed(plan: Plan, wiring: Wiring) -> Plan:
-    """Return a search's plan without what no point reads, such as an export where every adapter starts at random."""
+    """Return a search's plan without what no point reads, such as an export where every adapter starts at random.
+
+    What only points read that are still to come is expected, as they are.
+    """
     before = set(wiring.needed(plan.study.compared_stage)) - {plan.study.compared_stage}
-    keep = {run.id for run in plan.outlook.runs if run.stage not in before}
-    for run in reversed(plan.outlook.runs):
+    needed = _with_inputs(plan.runs, before)
+    ahead = _with_inputs(plan.outlook.runs, before) - needed
+    runs = tuple(run for run in plan.runs if run.id in needed)
+    return replace(plan, runs=runs, expected=tuple(run for run in plan.outlook.runs if run.id in ahead))
+
+
+def _with_inputs(runs: Sequence[Run], before: set[str]) -> set[str]:
+    """Return the ids of the runs of other stages than these, and of all among them that those read from."""
+    keep = {run.id for run in runs if run.stage not in before}
+    for run in reversed(runs):
         if run.id in keep:
             keep |= set(run.inputs.values())
-    runs, expected = (tuple(run for run in some if run.id in keep) for some in (plan.runs, plan.expected))
-    return replace(plan, runs=runs, expected=expected)
+    return keep
 
 
 def _is_collected(source: str | Collected, axis: str) -> bool:

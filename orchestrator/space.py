@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from trainables.base import InputError, Scalar
@@ -118,11 +118,6 @@ class Choice:
 
 
 Range: TypeAlias = Float | Int | Choice
-
-
-def replace_condition(of: Range, when: Condition) -> Range:
-    """Return a range under another condition."""
-    return Choice(*of.values, when=when) if isinstance(of, Choice) else replace(of, when=when)
 
 
 @dataclass(frozen=True)

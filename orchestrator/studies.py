@@ -24,7 +24,7 @@ import trainables
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.plan import check_setting
 from orchestrator.rehearsal import REPETITION, rehearse
-from orchestrator.space import Choice, Prune, replace_condition
+from orchestrator.space import Choice, Prune
 from orchestrator.study import Axis, By, Origin, Selected, Stage, Study, repeats
 from search_spaces.scales import SCALES
 from trainables.base import Place, Scalar
@@ -150,20 +150,10 @@ def _first_rung(study: Study) -> int:
 
 
 def _with_range(study: Study, name: str, values: Sequence[Scalar]) -> Study:
-    """Return the search with one of its axes narrowed to some values."""
+    """Return the search with one of its axes narrowed to some values, or to one."""
     assert study.search is not None
     narrowed = Choice(*values, when=study.search.space[name].when)
     return replace(study, search=replace(study.search, space={**study.search.space, name: narrowed}))
-
-
-def _without_range(study: Study, name: str) -> Study:
-    """Return the search without one of its axes, whose setting is given; what depended on it is there always."""
-    assert study.search is not None
-    space = {axis: of for axis, of in study.search.space.items() if axis != name}
-    for axis, of in space.items():
-        if name in of.when:
-            space[axis] = replace_condition(of, {other: some for other, some in of.when.items() if other != name})
-    return replace(study, search=replace(study.search, space=space))
 
 
 def _with_axis(study: Study, text: str) -> Study:
@@ -216,7 +206,8 @@ def _with_setting(study: Study, text: str) -> Study:
     stage, setting = _stage_and_setting(study, option, name)
     setting, _, key = setting.partition(".")
     if study.search is not None and f"{stage}.{setting}" in study.search.space:
-        study = _without_range(study, f"{stage}.{setting}")
+        typed = _typed(option, stage, study, setting, _literal(value))
+        return _with_range(study, f"{stage}.{setting}", [typed])
     if f"{stage}.{setting}" in study.axes:
         raise UserError(f"{option}: {stage}.{setting} is an axis of {study.name}; give its values with --axis {text}")
     _explained(option, check_setting, stage, trainables.find(study.stages[stage].trainable), setting)

@@ -25,7 +25,7 @@ FILES = (
     SUMMARY,
 )
 
-SEARCH_FILES = ("results.csv", "points.csv", "report.md", "report.html", "best.py", SUMMARY)
+SEARCH_FILES = ("results.csv", "points.csv", "report.md", "report.html", SUMMARY)
 
 
 def is_current(plan: Plan, store: Store, folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ ALL = ""
 """The group of all points, where the search has no arms."""
 SIZE = "trainable_parameters"
 MOST_PANELS = 9
+FAR, FEW = 4.0, 8
+"""How far the drawn range goes, in ways from the best to the third quartile; with fewer points all are drawn."""
 
 
 def write_all(found: Found, folder: Path) -> dict[str, Written]:
@@ -58,25 +61,28 @@ def history(found: Found) -> Drawn | None:
         return None
     metric = found.search.objectives[0]
     drawn, (axis,) = style.figure(width=6.8, height=3.9)
+    frame = Frame.of(done, metric)
     for arm, of_arm in _by_arm(found, done).items():
         colour, marker = _look(found, arm)
         axis.plot(
-            [p.number for p in of_arm], [p.values[0] for p in of_arm], marker, color=colour, label=arm or "points"
-        )
+            [p.number for p in of_arm], frame.heights(of_arm), marker, color=colour, label=arm or "points",
+            clip_on=False,
+        )  # fmt: skip
     best = _running_best(done, metric)
     axis.step(
         [*best["point"], found.points[-1].number], [*best["best"], best["best"].iloc[-1]], where="post",
         color=style.BLACK, linewidth=style.points(1.2), label="best so far", zorder=1.5,
     )  # fmt: skip
     style.loss_axis(axis)
+    frame.fit(axis)
     _draw_ended(axis, found)
     usual = found.usual
-    if usual is not None:
+    if usual is not None and frame.holds(usual.values[0]):
         style.rule(axis, usual.values[0], f"usual\nsettings\n{usual.values[0]:.3g}", colour=style.GREY)
     axis.set_xlabel("point, in the order of asking")
     axis.set_ylabel(words(metric.metric))
     style.legend(drawn, axis)
-    detail = f"{_told(found)}; each the mean over {_replicates(found)}"
+    detail = f"{_told(found)}; {_replicates(found)} each{frame.note}"
     style.title(drawn, "Does the search still find anything better?", detail)
     numbers = found.table()[["point", "name", "state", metric.metric, "steps"]].merge(best, on="point", how="left")
     return Drawn(drawn, numbers, f"{words(metric.metric).capitalize()} of the points of the search, {detail}.")
@@ -121,7 +127,7 @@ def importance(found: Found) -> Drawn | None:
     axis.set_xlim(0, min(1.0, float(numbers["importance"].max()) * 1.15))
     axis.set_xlabel(f"share of the variance of {words(found.search.objectives[0].metric)}")
     done = sum(point.state == "done" for point in found.points)
-    detail = f"share of variance by fANOVA, over the {done} finished points; pruned ones are not in it"
+    detail = f"by fANOVA, over {done} finished points; pruned ones are not in it"
     style.title(drawn, "Which settings matter?", detail)
     return Drawn(drawn, numbers, f"Importance of each setting, {detail}.")
 
@@ -138,13 +144,14 @@ def slices(found: Found) -> Drawn | None:
     columns = style.columns_for(len(axes))
     rows = math.ceil(len(axes) / columns)
     drawn, panels = style.figure(columns, rows, width=2.6 * columns + 0.4, height=2.5 * rows + 0.8, share_x=False)
-    best = found.best
+    best, frame = found.best, Frame.of(done, found.search.objectives[0])
     for panel, name in zip(panels, axes, strict=False):
         place = _scale_of(panel, found.search, name)
         for arm, of_arm in _by_arm(found, [p for p in done if name in p.at]).items():
             colour, marker = _look(found, arm)
             panel.plot(
-                [place(p.at[name]) for p in of_arm], [p.values[0] for p in of_arm], marker, color=colour,
+                [place(p.at[name]) for p in of_arm],
+                frame.heights(of_arm), marker, color=colour,
                 label=arm or "points", alpha=0.8,
             )  # fmt: skip
         if best is not None and name in best.at:
@@ -153,10 +160,11 @@ def slices(found: Found) -> Drawn | None:
     for panel in panels[len(axes) :]:
         panel.set_visible(False)
     style.loss_axis(panels[0])
+    frame.fit(panels[0])
     for first in panels[::columns]:
         first.set_ylabel(words(found.search.objectives[0].metric))
     style.legend(drawn, panels[0])
-    detail = f"{len(done)} finished points, each with its own values of all other settings"
+    detail = f"{len(done)} finished points, which differ in the other settings, too{frame.note}"
     style.title(drawn, "Which values are good?", detail)
     return Drawn(drawn, found.table(), f"The objective against every setting; {detail}.")
 
@@ -190,21 +198,25 @@ def trade_off(found: Found) -> Drawn | None:
     both = Search(found.search.space, found.search.points, (found.search.objectives[0], second))
     best = front(placed, both)
     drawn, (axis,) = style.figure(width=6.4, height=4.0)
+    frame = Frame.of(placed, both.objectives[0])
     for arm, of_arm in _by_arm(found, placed).items():
         colour, marker = _look(found, arm)
         axis.plot(
-            [p.values[1] for p in of_arm], [p.values[0] for p in of_arm], marker, color=colour, label=arm or "points",
+            [p.values[1] for p in of_arm],
+            frame.heights(of_arm), marker, color=colour, label=arm or "points",
             alpha=0.8,
         )  # fmt: skip
     rising = sorted(best, key=lambda point: point.values[1])
     axis.plot(
-        [p.values[1] for p in rising], [p.values[0] for p in rising], color=style.BLACK, drawstyle="steps-post",
+        [p.values[1] for p in rising],
+        frame.heights(rising), color=style.BLACK, drawstyle="steps-post",
         linewidth=style.points(1.2), zorder=1.5, label=f"front ({len(best)} points)",
     )  # fmt: skip
     sizes = [size for _, size in pairs]
     if min(sizes) > 0 and max(sizes) / min(sizes) > 3:
         axis.set_xscale("log")
     style.loss_axis(axis)
+    frame.fit(axis)
     axis.set_xlabel(words(second.metric))
     axis.set_ylabel(words(found.search.objectives[0].metric))
     style.legend(drawn, axis)
@@ -217,7 +229,7 @@ def trade_off(found: Found) -> Drawn | None:
         ]
     )  # fmt: skip
     searched = "both searched for" if len(found.search.objectives) > 1 else "the loss alone was searched for"
-    detail = f"{len(pairs)} finished points; {searched}"
+    detail = f"{len(pairs)} finished points; {searched}{frame.note}"
     style.title(drawn, f"What trades off against {words(second.metric)}?", detail)
     caption = f"{words(found.search.objectives[0].metric).capitalize()} against {words(second.metric)}, {detail}."
     return Drawn(drawn, numbers, caption)
@@ -232,6 +244,51 @@ def _second(found: Found, point: Point, objective: Objective) -> float | None:
     values = [found.records[run].metrics.get(objective.metric) for run in point.asked.runs if run in found.records]
     known = [float(value) for value in values if isinstance(value, int | float)]
     return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The part of the objective's range that is drawn: bad points far from the others would squeeze all the rest."""
+
+    low: float
+    high: float
+    beyond: int
+    higher_is_better: bool
+
+    @classmethod
+    def of(cls, points: list[Point], objective: Objective) -> Frame:
+        """Return a frame of `FAR` times the way from the best to the third quartile."""
+        values = pd.Series([point.values[0] for point in points])
+        best = values.max() if objective.higher_is_better else values.min()
+        quartile = values.quantile(0.25 if objective.higher_is_better else 0.75)
+        edge = best + FAR * (quartile - best) if len(values) >= FEW and quartile != best else math.nan
+        low, high = float(values.min()), float(values.max())
+        if objective.higher_is_better:
+            low = max(low, edge) if math.isfinite(edge) else low
+        else:
+            high = min(high, edge) if math.isfinite(edge) else high
+        beyond = int(((values < low) | (values > high)).sum())
+        return cls(low, high, beyond, objective.higher_is_better)
+
+    def holds(self, value: float) -> bool:
+        """Say whether a value is drawn where it is."""
+        return self.low <= value <= self.high
+
+    def heights(self, points: list[Point]) -> list[float]:
+        """Return where points are drawn: those beyond the frame at its edge."""
+        return [min(max(point.values[0], self.low), self.high) for point in points]
+
+    def fit(self, axis: Axes) -> None:
+        """Leave a margin around the frame."""
+        margin = 0.08 * (self.high - self.low) or abs(self.high) * 0.05
+        axis.set_ylim(self.low - margin, self.high + margin)
+
+    @property
+    def note(self) -> str:
+        """What to say of the points that are not drawn where they are."""
+        side = "below" if self.higher_is_better else "above"
+        verb = "lies" if self.beyond == 1 else "lie"
+        return f"; {self.beyond} {verb} {side} the axis" if self.beyond else ""
 
 
 # -- small things -----------------------------------------------------------------------------------------
@@ -273,6 +330,7 @@ def _told(found: Found) -> str:
 
 
 def _replicates(found: Found) -> str:
+    """Say how many runs a point has."""
     count = max(len(point.asked.runs) for point in found.points)
     return "one run" if count == 1 else f"{count} seeds"
 

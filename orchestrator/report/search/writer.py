@@ -109,7 +109,7 @@ def _failure(plan: Plan, record: Record) -> Failure:
 
 
 def _write_best(found: Found, folder: Path) -> None:
-    if found.best is not None:
+    if found.best is not None and found.plan.study.origin is not None:
         text = file_of(found.plan.study, found.best, found.usual, count=len(found.points))
         write_atomically(folder / BEST, text, durable=False)
 
