@@ -26,23 +26,20 @@ class Site:
     page: Any
     runs: str
 
-    @property
-    def home(self) -> str:
-        return self.runs.partition("/#")[0]
+    def open(self, address: str) -> None:
+        """Load an address afresh: a change behind the # alone would not."""
+        self.page.goto("about:blank")
+        self.page.goto(address)
 
     def view(self, key: str, mode: str = "TABLE") -> None:
         """Open a saved view of the study's experiment, as a table or as charts."""
         address = self.runs.rpartition("=")[0]
-        self.page.goto("about:blank")
-        self.page.goto(f"{address}={key}&compareRunsMode={mode}")
+        self.open(f"{address}={key}&compareRunsMode={mode}")
         self.page.wait_for_selector(".ag-row")
         self.page.wait_for_timeout(1500)
         if assistant := self.page.query_selector("[data-component-id='mlflow.assistant.chat_panel.close']"):
             assistant.click()
             self.page.wait_for_timeout(500)
-
-    def headers(self) -> list[str]:
-        return [text.strip() for text in self.page.locator(".ag-header-cell-text").all_inner_texts() if text.strip()]
 
     def columns(self) -> list[str]:
         """Return the texts of the columns' heads, sorting arrows left out."""

@@ -81,7 +81,7 @@ def test_children_are_nested_under_their_study(site, store):
     site.view("all")
     assert len(site.rows()) == 1
     assert "smoke tiny" in site.page.inner_text("body")
-    site.page.locator(".ag-row", has_text="smoke tiny").first.locator("[role=img]").first.click()
+    site.page.locator(".ag-row [data-icon], .ag-row button").first.click()
     site.page.wait_for_function("() => document.querySelectorAll('.ag-center-cols-container .ag-row').length > 5")
     chromium.photograph(site.page, "nested")
     text = site.page.inner_text("body")
@@ -109,7 +109,7 @@ def test_an_arm_has_one_colour_in_all_charts(site):
     site.view("runs", "CHART")
     site.charts()
     colours = site.page.evaluate(
-        "() => Object.fromEntries(document.querySelector('.js-plotly-plot').data.map(d => [d.name, d.line.color]))"
+        "() => Object.fromEntries(document.querySelector('.js-plotly-plot').data.map(d => [d.name, d.marker.color.slice(0, 7)]))"
     )
     by_arm = {arm: {colour for name, colour in colours.items() if name.startswith(arm)} for arm in ("random", "svd")}
     assert [len(found) for found in by_arm.values()] == [1, 1]
@@ -146,14 +146,14 @@ def test_the_study_shows_its_report_and_its_figures(site):
     site.page.get_by_text("About this run").wait_for()
     chromium.photograph(site.page, "study")
     address = site.page.url.partition("?")[0]
-    site.page.goto(f"{address}/artifacts/report.html")
+    site.open(f"{address}/artifacts/report.html")
     inside = site.page.frame_locator("iframe")
     inside.get_by_role("heading", name="Verdict", exact=True).wait_for()
     assert "smoke at scale tiny" in inside.locator("h1").inner_text()
     chromium.photograph(site.page, "report")
-    site.page.goto(f"{address}/artifacts/figures/loss_curves.png")
+    site.open(f"{address}/artifacts/figures/loss_curves.png")
     site.page.wait_for_function("() => [...document.images].some(image => image.naturalWidth > 600)")
-    site.page.goto(f"{address}/artifacts/tables/comparison.json")
+    site.open(f"{address}/artifacts/tables/comparison.json")
     site.page.get_by_text("random").first.wait_for()
     chromium.photograph(site.page, "table")
 
@@ -162,11 +162,11 @@ def test_a_run_leads_to_its_dataset_its_base_model_and_its_answers(site):
     site.view("runs")
     site.page.get_by_role("link", name="svd r4 s1", exact=True).first.click()
     site.page.get_by_text("About this run").wait_for()
-    site.page.get_by_text("Datasets used").wait_for()
+    site.page.get_by_text("Logged models (1)").wait_for()
     chromium.photograph(site.page, "run")
     text = site.page.inner_text("body")
     assert "chain_sum" in text
     assert "tiny-qwen2" in text
-    site.page.goto(f"{site.page.url.partition('?')[0]}/artifacts/answers.json")
+    site.open(f"{site.page.url.partition('?')[0]}/artifacts/answers.json")
     site.page.get_by_text("reference").first.wait_for()
     chromium.photograph(site.page, "answers")
