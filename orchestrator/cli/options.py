@@ -107,18 +107,23 @@ def add_tensorboard(parser: argparse.ArgumentParser) -> None:
 
 def sync_command(options: argparse.Namespace) -> str:
     """Return the command that brings the views of this study in this store up to date, as a shell takes it."""
-    given = {
-        "--scale": [options.scale],
-        "--set": options.settings,
-        "--axis": options.axes,
-        "--teacher": [options.teacher],
-        "--tuning-seeds": [options.tuning_seeds and str(options.tuning_seeds)],
-        "--until": [options.until],
-        "--store": [options.store] if options.store != DEFAULT_STORE else [],
-        "--views": [options.views],
-    }
-    words = [word for flag, values in given.items() for value in values if value for word in (flag, value)]
-    return shlex.join(["python", "-m", "orchestrator", "store", "sync", options.study, *words])
+    parser = argparse.ArgumentParser(add_help=False)
+    add_study(parser)
+    add_store(parser)
+    words = [word for action in parser._actions for word in _given(action, getattr(options, action.dest))]
+    return shlex.join(["python", "-m", "orchestrator", "store", "sync", *words])
+
+
+def _given(action: argparse.Action, value: Any) -> list[str]:
+    """Return the words that give an option this value; none for its default."""
+    if value == action.default:
+        return []
+    if not action.option_strings:
+        return [str(value)]
+    flag = action.option_strings[0]
+    if action.nargs == 0:
+        return [flag]
+    return [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
 
 
 def open_store(options: argparse.Namespace) -> Store:

@@ -7,6 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator.plan import Plan
+from orchestrator.results import test_metrics
+from orchestrator.store import Store
+
 
 def runs_at(uri: str, *, study: str = "rank_study", store: str | None = None) -> tuple[Any, Any, dict[str, Any]]:
     """Return MLflow's client, the parent of the study (of that store) and its children by run id, each there once."""
@@ -32,13 +36,23 @@ def logged(client: Any, run: Any) -> Counter[tuple[str, int]]:
 
 
 def expected(record: Any) -> set[tuple[str, int]]:
-    """Return what MLflow is to have of a record: curves by step, and numbers that are known once without one."""
+    """Return what a record has to say, as (metric, step); what was known at the end is at step 0."""
     rows = list(record.history_rows())
     steps = {(name, int(row["step"])) for row in rows for name in row if name != "step"}
-    once = {name for name, value in record.metrics.items() if name not in record.history and value is not None}
-    measured = {"run_seconds": record.provenance.seconds, "run_peak_memory_gib": record.provenance.peak_memory_gib}
-    once |= {f"system/{name}" for name, value in measured.items() if value is not None}
-    return steps | {(name, 0) for name in once}
+    numbers = {name for name, value in record.metrics.items() if isinstance(value, int | float)}
+    numbers |= {"system/run_seconds"}
+    numbers |= {"system/run_peak_memory_gib"} if record.provenance.peak_memory_gib is not None else set()
+    return steps | {(name, 0) for name in numbers if name not in record.history}
+
+
+def all_expected(plan: Plan, store: Store) -> dict[str, Counter[tuple[str, int]]]:
+    """Return, by run id, what MLflow has to have once each: what the records say, and what tests said of a run."""
+    records = store.records(run.id for run in plan.runs)
+    tested = test_metrics(plan, records)
+    points = {run_id: expected(record) for run_id, record in records.items()}
+    for run_id, metrics in tested.items():
+        points[run_id] |= {(name, 0) for name, value in metrics.items() if isinstance(value, int | float)}
+    return {run_id: Counter(dict.fromkeys(those, 1)) for run_id, those in points.items()}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:

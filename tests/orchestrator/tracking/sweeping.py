@@ -15,7 +15,7 @@ from tests.orchestrator.tracking.looking import wait_until
 from tests.orchestrator.tracking.server import Server
 
 AWAY_S = 30.0
-STEPS = 400
+STEPS = int(os.environ.get("SMOKE_STEPS", "400"))
 """Of a student: the eight of them take a minute or so on one free core, so that the middle is long enough."""
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
+from orchestrator.fingerprints import FilePlanner
+from orchestrator.plan import Plan, Planning
 from orchestrator.store import Store
-from tests.orchestrator.tracking.looking import expected, logged, runs_at
+from orchestrator.studies import Changes, load
+from tests.orchestrator.tracking.looking import all_expected, logged, runs_at
 from tests.orchestrator.tracking.server import serving
-from tests.orchestrator.tracking.sweeping import sweep
+from tests.orchestrator.tracking.sweeping import STEPS, sweep
+
+
+def planning(store: Store) -> Plan:
+    """Return the plan of the sweep."""
+    study = load("smoke", Changes(settings=(f"student.steps={STEPS}",)))
+    return Planning(study, FilePlanner(store))(store.record)
 
 
 @pytest.mark.slow
@@ -25,7 +32,10 @@ def test_a_server_killed_in_the_middle_of_a_sweep_has_everything_once_afterwards
         store = Store(tmp_path / "runs")
         client, parent, children = runs_at(server.uri, study="smoke")
         assert set(children) == set(store.ids())
-        for run_id, record in store.records(store.ids()).items():
-            assert logged(client, children[run_id]) == Counter(dict.fromkeys(expected(record), 1))
+        plan = planning(store)
+        once = all_expected(plan, store)
+        assert set(once) == set(children)
+        for run_id in once:
+            assert logged(client, children[run_id]) == once[run_id]
             assert children[run_id].data.tags["status"] == "done"
         assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
