@@ -109,7 +109,8 @@ def test_an_arm_has_one_colour_in_all_charts(site):
     site.view("runs", "CHART")
     site.charts()
     colours = site.page.evaluate(
-        "() => Object.fromEntries(document.querySelector('.js-plotly-plot').data.map(d => [d.name, d.marker.color.slice(0, 7)]))"
+        "() => Object.fromEntries(document.querySelector('.js-plotly-plot').data"
+        ".map(d => [d.name, d.marker.color.slice(0, 7)]))"
     )
     by_arm = {arm: {colour for name, colour in colours.items() if name.startswith(arm)} for arm in ("random", "svd")}
     assert [len(found) for found in by_arm.values()] == [1, 1]

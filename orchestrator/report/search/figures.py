@@ -261,7 +261,7 @@ class Frame:
         values = pd.Series([point.values[0] for point in points])
         best = values.max() if objective.higher_is_better else values.min()
         quartile = values.quantile(0.25 if objective.higher_is_better else 0.75)
-        edge = best + FAR * (quartile - best) if len(values) >= FEW and quartile != best else math.nan
+        edge = float(best + FAR * (quartile - best)) if len(values) >= FEW and quartile != best else math.nan
         low, high = float(values.min()), float(values.max())
         if objective.higher_is_better:
             low = max(low, edge) if math.isfinite(edge) else low
