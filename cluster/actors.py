@@ -6,7 +6,6 @@ attempt is begun by the sweep, with another group.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,12 +20,11 @@ from cluster.base import Job
 from cluster.ending import Ending
 from cluster.gang import WorkerLost
 from cluster.placement import demand
-from cluster.share import Orders, Said, Share, free_port, portable
+from cluster.share import REPORT_EVERY_S, Orders, Said, Share, free_port, hide_gpus, portable
 from orchestrator.errors import StoreError
 from orchestrator.store import Attempt
 from trainables.base import Member
 
-REPORT_EVERY_S = 0.1
 END_S = 10.0
 """How long killed actors may take to be gone."""
 
@@ -40,8 +38,7 @@ class Seat:
             host, store = socket.gethostname(), orders.job.store
             return Said(problem=StoreError(f"node {host} does not see the store {store}: mount it there too"))
         try:
-            if not orders.job.run.place.gpus:
-                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all GPUs to those that asked for none
+            hide_gpus(orders.job.run.place)
             self.share = Share(orders)
         except Exception as error:
             return Said(problem=portable(error))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.base import Job, Outcome
-from cluster.ending import Ending, conclude, ending_of
+from cluster.ending import PRUNE_FILE, Ending, conclude, ending_of
 from cluster.notes import Log, Notes
 from orchestrator.store import ASIDE, Attempt, Store
 from trainables.base import Context, Metrics, Place, Progress
@@ -104,10 +104,6 @@ class Execution:
         """Abandon the run where it is; its checkpoints stay for the next attempt."""
         self.steps.close()
 
-    def stop_requested(self) -> bool:
-        """Say whether somebody has asked this attempt, or everything, to stop."""
-        return stop_requested(self.attempt, self.halt)
-
 
 def begin(job: Job) -> Attempt:
     """Open the next attempt at a run; its log says where it is and what it resumes from."""
@@ -145,13 +141,21 @@ def _execute(job: Job, context: Context) -> Generator[Progress, None, Metrics]:
 
 def stop_requested(attempt: Attempt, halt: Path | None) -> bool:
     """Say whether somebody has asked this attempt, or everything, to stop."""
-    return (attempt.folder / STOP_FILE).exists() or (halt is not None and halt.exists())
+    asked = any((attempt.folder / name).exists() for name in (STOP_FILE, PRUNE_FILE))
+    return asked or (halt is not None and halt.exists())
 
 
 def request_stop(store: Store, run_id: str) -> None:
     """Ask every attempt at a run to leave a checkpoint and end."""
     for folder in (store.work / run_id).glob("[0-9]*"):
         (folder / STOP_FILE).touch()
+
+
+def request_prune(store: Store, run_id: str, because: str) -> None:
+    """Ask every attempt at a run to leave a checkpoint and end as `pruned`; it may have ended by then."""
+    for folder in (store.work / run_id).glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / PRUNE_FILE).write_text(because)
 
 
 def limit_threads(place: Place) -> None:

@@ -66,6 +66,9 @@ class Backend(Protocol):
     def check(self, places: Mapping[str, Place]) -> None:
         """Raise InfeasibleError if a stage's place can never be satisfied here."""
 
+    def slots(self, place: Place) -> int:
+        """Return how many runs of such a place fit at once here, at least one."""
+
     def run(self, runs: Sequence[Run], store: Store, observer: Observer) -> None:
         """Execute `runs` (in dependency order); returns when all have ended or `stop` was called."""
 

@@ -156,4 +156,8 @@ class Dispatch:
 
 
 def _ended_how(status: str) -> str:
-    return {"oom": "ran out of memory", "killed": "was killed", "skipped": "was skipped"}.get(status, status)
+    return WORDS.get(status, status)
+
+
+WORDS = {"oom": "ran out of memory", "killed": "was killed", "pruned": "was pruned", "skipped": "was skipped"}
+"""How a run ended, after "which"."""

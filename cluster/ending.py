@@ -7,9 +7,11 @@ Whatever happens to a trainable becomes a record here, in the one place where a 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -27,8 +29,12 @@ from orchestrator.durable import is_full, no_space
 from orchestrator.plan import Run
 from orchestrator.store import Attempt, Provenance, Record, Status, Superseded, columns
 from trainables.base import Diverged, Metrics, Stopped
+from trainables.training.memory import is_out_of_memory
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "deepspeed", "ray")
+
+PRUNE_FILE = "prune"
+"""In an attempt's folder: its search has given it up, and why."""
 
 ECHO = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|socket|remote (process|peer)|timed? ?out|store->get", re.I
@@ -46,7 +52,7 @@ class Ending:
     peak_memory   of the process, GiB
     """
 
-    status: Literal["done", "diverged", "stopped", "oom", "failed", "lost"]
+    status: Literal["done", "diverged", "pruned", "stopped", "oom", "failed", "lost"]
     metrics: Metrics = field(default_factory=dict)
     error: str = ""
     trace: str = ""
@@ -64,12 +70,13 @@ def ending_of(error: Exception) -> Ending:
     summary = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {summary[0] if summary else ''}"
     trace = "".join(traceback.format_exception(error))
-    status: Literal["oom", "failed"] = "oom" if _is_out_of_memory(error) else "failed"
+    status: Literal["oom", "failed"] = "oom" if is_out_of_memory(error) else "failed"
     return Ending(status, error=line, trace=trace, is_echo=_is_echo(error), is_full=is_full(error))
 
 
 def conclude(job: Job, attempt: Attempt, ending: Ending, notes: Notes) -> Outcome:
     """Commit the attempt, or keep what it left; nothing of it may run any more. Raises if the store fails."""
+    ending = _pruned(attempt, ending)
     if ending.status in ("stopped", "lost"):
         return Outcome(job.run, ending.status, because=ending.error)
     try:
@@ -85,8 +92,18 @@ def conclude(job: Job, attempt: Attempt, ending: Ending, notes: Notes) -> Outcom
         return Outcome(job.run, "superseded", because=str(late))
     if ending.is_full:
         raise no_space(job.store)
-    Log(attempt.output / "log.txt")(ending.trace)
+    Log(attempt.output / "log.txt")(ending.trace or f"{ending.status}: {ending.error}")
     return _keep_failure(job, attempt, _record(job, attempt, ending, notes))
+
+
+def _pruned(attempt: Attempt, ending: Ending) -> Ending:
+    """Return how an attempt ended that was stopped because its search has given it up."""
+    if ending.status != "stopped":
+        return ending
+    with contextlib.suppress(FileNotFoundError):
+        because = (attempt.folder / PRUNE_FILE).read_text()
+        return dataclasses.replace(ending, status="pruned", error=because)
+    return ending
 
 
 def keep_killed(job: Job, because: str, host: str = "") -> Outcome:
@@ -156,23 +173,18 @@ def make_record(
 
 def make_provenance(run: Run, attempt: int, started: float, seconds: float, host: str) -> Provenance:
     """Return where and how a run executed; `started` in seconds since the epoch."""
-    device = run.place.device if run.place.device != "auto" else ("cuda" if run.place.gpus else "cpu")
     return Provenance(
         started=datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
         finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
         seconds=round(seconds, 3),
         attempt=attempt,
         host=host,
-        device=device,
+        device=run.place.kind,
         place=run.place.model_dump(mode="json"),
         source=run.find_trainable().source_digest(run.config),
         git=git_state(),
         packages=package_versions(),
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _is_echo(error: Exception) -> bool:
@@ -183,8 +195,8 @@ def _is_echo(error: Exception) -> bool:
 
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that a result may depend on, of those installed."""
-    versions = {}
+    """Return the versions of Python and of the packages that a result may depend on, of those installed."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)

@@ -43,6 +43,10 @@ class LocalBackend:
                     f"{len(visible_devices())}. Make it fit with --place {stage}.gpus=0"
                 )
 
+    def slots(self, place: Place) -> int:
+        """Return one: they run one after the other."""
+        return 1
+
     def run(self, runs: Sequence[Run], store: Store, observer: Observer) -> None:
         """Execute `runs` (in dependency order); returns when all have ended or `stop` was called."""
         self.check({run.stage: run.place for run in runs})

@@ -36,6 +36,17 @@ def demand(place: Place) -> Demand:
     return Demand(bundle, place.workers, place.strategy)
 
 
+def slots(place: Place, nodes: Mapping[str, Resources]) -> int:
+    """Return how many runs of such a place the nodes hold at once, at least one: their workers, wherever they are."""
+    asked = demand(place)
+    held = sum(Room.of(resources).holds(asked.bundle, MOST) for resources in nodes.values())
+    return max(1, held // asked.workers)
+
+
+MOST = 4096
+"""Workers that are counted on one node, at most."""
+
+
 def factory(place: Place) -> PlacementGroupFactory:
     """Return the placement group of a run: a bundle for each worker; for a gang's driver an empty one before them.
 

@@ -26,11 +26,10 @@ from typing import IO
 from cluster.base import Job
 from cluster.ending import Ending
 from cluster.paths import python_path
-from cluster.share import Orders, Said, Share, free_port, portable
+from cluster.share import REPORT_EVERY_S, Orders, Said, Share, free_port, portable
 from orchestrator.store import Attempt
 from trainables.base import Member, Place
 
-REPORT_EVERY_S = 0.1
 LOOPBACK = "127.0.0.1"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.rooms import Demand, Resources, Room, Taken, can_place, place, take_all
@@ -280,16 +280,3 @@ class Schedule:
             frontier += new
         self.waiting -= lost
         return sorted(lost, key=self.order.__getitem__)
-
-
-def lower_bound_s(tasks: Sequence[Task], nodes: Mapping[str, Resources]) -> Iterator[tuple[str, float]]:
-    """Yield what no schedule can beat, by name: the critical path, and each resource's work / its amount, seconds."""
-    yield "critical path", max(remaining_paths(tasks).values(), default=0.0)
-    for resource in sorted({name for total in nodes.values() for name in total}):
-        amount = sum(total.get(resource, 0.0) for total in nodes.values())
-        if amount > 0:
-            yield resource, sum(task.cost_s * _amount(task.demand, resource) for task in tasks) / amount
-
-
-def _amount(demand: Demand, resource: str) -> float:
-    return demand.bundle.get(resource, 0.0) * demand.workers

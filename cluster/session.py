@@ -18,6 +18,7 @@ from cluster import tokens
 from cluster.joining import find_cluster, joining
 from cluster.paths import own_paths
 from orchestrator.errors import UserError
+from orchestrator.estimate import available_cpus
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -36,11 +37,6 @@ OBJECT_STORE_BYTES = 100 * 2**20
 """What travels through Ray is a run's config and its measurements; data and models go through the store."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-def available_cpus() -> int:
-    """Return the CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class SessionLost(UserError):

@@ -24,8 +24,10 @@ from cluster.base import Job
 from cluster.ending import Ending
 from cluster.notes import Log, Notes
 from orchestrator.store import Attempt
-from trainables.base import Context, Member, Progress
+from trainables.base import Context, Member, Place, Progress
 
+REPORT_EVERY_S = 0.1
+"""How often worker 0 says how far it is."""
 SIOCGIFADDR = 0x8915
 """Linux' request for the address of a network interface."""
 
@@ -108,6 +110,12 @@ class Share:
         self.steps.close()
         stage = self.orders.job.run.stage
         return Ending("failed", error=f"{stage} cannot be shared by several workers: use --place {stage}.workers=1")
+
+
+def hide_gpus(place: Place) -> None:
+    """Let a run that asks for no GPU see none: Ray shows all of them to those that asked for none."""
+    if not place.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def rank_log(attempt: Attempt, rank: int) -> Path:

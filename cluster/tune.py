@@ -85,6 +85,10 @@ class TuneBackend:
         """Raise InfeasibleError, naming stage, what it asks and the way out, if no node can ever hold a run."""
         placement.check(places, self.session.nodes())
 
+    def slots(self, place: Place) -> int:
+        """Return how many runs of such a place the nodes hold at once, at least one."""
+        return placement.slots(place, self.session.nodes())
+
     def run(self, runs: Sequence[Run], store: Store, observer: Observer) -> None:
         """Execute `runs` (in dependency order); returns when all have ended or `stop` was called."""
         if not runs or self._is_stopped:

@@ -22,7 +22,7 @@ from cluster.attempt import Execution
 from cluster.base import Job, Outcome
 from cluster.gang import Gang, WorkerLost
 from cluster.placement import factory, is_gang
-from cluster.share import portable
+from cluster.share import hide_gpus, portable
 from orchestrator.errors import StoreError
 from trainables.base import Progress
 
@@ -134,6 +134,5 @@ class Worker(tune.Trainable):  # type: ignore[misc]
             crew = ActorCrew()
             self.nodes = crew.nodes()
             return Gang(job, crew, self.halt)
-        if not place.gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all GPUs to those that asked for none
+        hide_gpus(place)
         return Execution(job, self.warm, self.halt)

@@ -43,9 +43,10 @@ def decide(plan: Plan, store: Store) -> list[Decision]:
     """Return one decision per run, in plan order."""
     records = store.records(run.id for run in plan.runs)
     finished = {run_id: record for run_id, record in records.items() if record.status in ("done", "diverged")}
-    lost = {run_id for run_id, record in finished.items() if record.status == "diverged"}
+    pruned = {run_id: record for run_id, record in records.items() if record.status == "pruned" and _prunes(plan)}
+    lost = {run_id for run_id, record in finished.items() if record.status == "diverged"} | set(pruned)
     blocked = plan.dependants(lost) - set(finished)
-    missing = {run.id for run in plan.runs if run.id not in finished} - blocked
+    missing = {run.id for run in plan.runs if run.id not in finished} - blocked - set(pruned)
     again = damaged(plan, store, finished, missing)
     reasons = dict(_reasons(plan, store, missing - set(again), records))
     decisions = []
@@ -54,11 +55,22 @@ def decide(plan: Plan, store: Store) -> list[Decision]:
             decisions.append(Decision(run, "run", again[run.id]))
         elif run.id in finished:
             decisions.append(Decision(run, "cached", _saved(finished[run.id])))
+        elif run.id in pruned:
+            decisions.append(Decision(run, "cached", f"pruned: {pruned[run.id].error}"))
         elif run.id in blocked:
-            decisions.append(Decision(run, "skipped", f"needs {_first_lost(plan, run, lost)}, which diverged"))
+            cause = _first_lost(plan, run, lost)
+            decisions.append(Decision(run, "skipped", f"needs {cause}, which {ENDED[records[cause].status]}"))
         else:
             decisions.append(Decision(run, "run", reasons[run.id]))
     return decisions
+
+
+ENDED = {"diverged": "diverged", "pruned": "was pruned"}
+
+
+def _prunes(plan: Plan) -> bool:
+    """Say whether runs that were pruned stay as they are: in a search that prunes, and nowhere else."""
+    return plan.study.search is not None and plan.study.search.prune is not None
 
 
 def changed_sources(plan: Plan, store: Store) -> list[str]:
@@ -122,7 +134,9 @@ def _reasons(
         known.setdefault(record.stage, []).append(record)
     for run_id in missing:
         failed = records.get(run_id)
-        if failed is not None:
+        if failed is not None and failed.status == "pruned":
+            yield run_id, f"pruned in a search ({failed.error}), which is not finished; goes on"
+        elif failed is not None:
             yield run_id, f"{failed.status} before (attempt {failed.provenance.attempt}); tried once more"
         elif (step := store.last_checkpoint(run_id)) is not None:
             yield run_id, f"goes on from step {step}"

@@ -70,10 +70,14 @@ def was_cut(path: Path) -> bool:
 
 
 def holder(path: Path) -> str | None:
-    """Return who holds the lock, in words, or None."""
+    """Return who holds the lock, in words, or None.
+
+    A file that names nobody is not touched: who watches a store must not be in the way of who begins to hold it.
+    """
     try:
         with path.open("r+") as stream:
-            return None if _locked(stream, block=False) else str(_holder(stream.read()))
+            text = stream.read()
+            return None if not text or _locked(stream, block=False) else str(_holder(text))
     except FileNotFoundError:
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.plan import Plan
 from orchestrator.store import RUN_ID, Store
@@ -14,12 +16,16 @@ def find_run(text: str, store: Store, plan: Plan | None = None) -> str:
     names = {} if plan is None else {run.id: run.name for run in plan.runs}
     if plan is None:
         names = {run_id: record.name for run_id, record in store.records([*store.ids(), *store.failed_ids()]).items()}
+    return matching(text, names, f"{store.root}" if plan is None else f"the plan of {plan.study.name}")
+
+
+def matching(text: str, names: Mapping[str, str], where: str) -> str:
+    """Return the one id among `names` (id to readable name) that `text` means; raises UserError if none or several."""
     exact = [run_id for run_id, name in names.items() if text in (run_id, name)]
     found = exact or [
         run_id for run_id in names if run_id.startswith(text) or run_id.rpartition("-")[2].startswith(text)
     ]
     if not found:
-        where = store.root if plan is None else f"the plan of {plan.study.name}"
         raise UnknownName(f"no run {text!r} in {where}", sorted(names.values())[:20], text, "Runs, for example")
     if len(found) > 1:
         raise UserError(f"{text!r} is {len(found)} runs: {', '.join(sorted(found)[:4])}, ...; give more of the id")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from orchestrator.plan import Plan
-from orchestrator.selection import Selection
+from orchestrator.selection import Selection, written
 
 
 def expected_line(plan: Plan, missing: Collection[str]) -> str:
@@ -15,9 +15,11 @@ def expected_line(plan: Plan, missing: Collection[str]) -> str:
         return ""
     counts = Counter(run.stage for run in plan.expected if run.purpose == "verdict")
     runs = " and ".join(f"{count} {stage}" for stage, count in counts.items())
+    if plan.study.search is not None and plan.points_left:
+        return f"{plan.points_left} of {plan.study.search.points} points are still to be asked for: about {runs} runs"
     settings = " and ".join(dict.fromkeys(f"{item.stage}.{item.setting}" for item in plan.open))
     first = sum(run in missing for item in plan.open for run in item.waiting)
-    tuning = f"{first} tuning run{'' if first == 1 else 's'} first, more if a best lies on an edge"
+    tuning = f"{first} tuning run{'' if first == 1 else 's'} first, more if a best lies on an edge or is not clear"
     return f"{runs} run{'' if sum(counts.values()) == 1 else 's'} once {settings} is selected: {tuning}"
 
 
@@ -35,12 +37,18 @@ def _why(item: Selection) -> str:
 
 
 def made(before: Iterable[Selection], after: Iterable[Selection]) -> list[str]:
-    """Return a line per selection that was made between two plans, or whose grid has grown."""
-    known = {str(item) for item in before}
-    grown = {(item.where, item.setting, len(item.tried)) for item in before}
-    return [
-        f"{item}; the grid grows" if item.value is None else str(item)
-        for item in after
-        if (item.value is not None and str(item) not in known)
-        or (item.state == "open" and (item.where, item.setting, len(item.tried)) not in grown)
-    ]
+    """Return a line per selection that was made between two plans, whose grid has grown or whose race goes on."""
+    known = {(item.where, item.setting): item for item in before}
+    pairs = [(known.get((item.where, item.setting)), item) for item in after]
+    return [line for old, new in pairs if (line := _news(old, new))]
+
+
+def _news(old: Selection | None, new: Selection) -> str:
+    if new.value is not None:
+        return str(new) if old is None or str(old) != str(new) else ""
+    if new.state != "open" or old is None or len(old.runs) == len(new.runs):
+        return ""
+    if len(new.tried) > len(old.tried):
+        return f"{new}; the grid grows"
+    values = " and ".join(written(tried.value) for tried in new.racing)
+    return f"{new}; {values} are within noise of each other: {len(new.racing[0].runs)} tuning runs each"

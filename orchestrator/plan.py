@@ -8,7 +8,7 @@ once its tuning runs have their records; until then what depends on it is expect
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ import trainables
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.identity import run_id
 from orchestrator.selection import Selection, written
+from orchestrator.space import Asked, Choice
 from orchestrator.study import Axis, Collected, Point, Selected, Stage, Study, setting_of
 from orchestrator.tuning import Choices, Records
 from orchestrator.values import Reads, Wiring, follows, source_at, sources, validated, value_at
@@ -57,12 +58,14 @@ class Plan:
 
     `expected` are the runs that still wait for a selection, as they would be with the middle of its grid: good for
     what they cost and need, and never executed, for their ids are not final. `selections` says what is chosen how.
+    In a search `points` are those asked for so far, and for each that is still to come some other point is expected.
     """
 
     study: Study
     runs: tuple[Run, ...]
     expected: tuple[Run, ...] = ()
     selections: tuple[Selection, ...] = ()
+    points: tuple[Asked, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_id", {run.id: run for run in self.runs})
@@ -89,12 +92,17 @@ class Plan:
             if run.id in keep:
                 keep |= set(run.inputs.values())
         runs, expected = (tuple(run for run in some if run.id in keep) for some in (self.runs, self.expected))
-        return Plan(self.study, runs, expected, selections)
+        return Plan(self.study, runs, expected, selections, self.points)
 
     @property
     def outlook(self) -> Plan:
         """The plan with what is expected among its runs: for looking ahead, never for executing."""
-        return Plan(self.study, (*self.runs, *self.expected), (), self.selections)
+        return Plan(self.study, (*self.runs, *self.expected), (), self.selections, self.points)
+
+    @property
+    def points_left(self) -> int:
+        """How many points of a search are still to be asked for."""
+        return max(self.study.search.points - len(self.points), 0) if self.study.search else 0
 
     @property
     def open(self) -> list[Selection]:
@@ -129,10 +137,15 @@ class Planning:
         self.pinned: dict[tuple[Any, ...], Config] = {}
         self.ids: dict[tuple[Any, ...], str] = {}
 
-    def __call__(self, records: Records) -> Plan:
-        """Return the plan as these records have it."""
-        plan = _Expansion(self, records).plan()
+    def __call__(self, records: Records, asked: Sequence[Asked] = ()) -> Plan:
+        """Return the plan as these records have it; in a search, of the points that were asked for."""
+        plan = _Expansion(self, records).plan(asked)
         return plan if self.until is None else plan.until(self.until)
+
+    def judged(self, values: Point, records: Records = lambda run_id: None) -> Plan:
+        """Return the plan of one point of a search up to the runs it is judged by, whether it was asked for or not."""
+        plan = _Expansion(self, records).plan([Asked(0, values)], stands_in=False)
+        return plan.until(self.study.compared_stage)
 
 
 def check_names(study: Study) -> None:
@@ -148,6 +161,9 @@ def check_names(study: Study) -> None:
             raise UnknownName(f"{name} reads from {source!r}, which is no stage", study.stages, source)
     for axis, values in study.axes.items():
         check_axis(study, axis, values)
+    if study.search is not None:
+        for axis, of in study.search.space.items():
+            check_axis(study, axis, of.values if isinstance(of, Choice) else (of.low,))
 
 
 def check_axis(study: Study, axis: str, values: tuple[Scalar, ...]) -> None:
@@ -181,18 +197,44 @@ class _Expansion:
         self.runs: dict[str, Run] = {}
         self.open: set[str] = set()
         self.labels: dict[str, dict[str, Any]] = {}
+        self.followed: dict[str, set[str]] = {}
         known: Records = lambda run_id: None if run_id in self.open else records(run_id)  # noqa: E731
         self.choices = Choices(self.study, self.tuning, self.labels, known)
 
-    def plan(self) -> Plan:
-        for values in itertools.product(*self.study.axes.values()):
-            self.walk(dict(zip(self.study.axes, values, strict=True)), self.wiring.order, "verdict")
+    def plan(self, asked: Sequence[Asked], *, stands_in: bool = True) -> Plan:
+        points = [replace(one, runs=self.expand(one.values)) for one in asked]
+        if self.study.search is None:
+            self.expand({})
+        elif stands_in:
+            self.look_ahead(len(points))
         position = {name: index for index, name in enumerate(self.wiring.order)}
         named = [replace(run, labels=self.labels[run.id]) for run in self.runs.values()]
         named = [replace(run, name=_readable(run)) for run in named]
         named.sort(key=lambda run: (position[run.stage], run.purpose))
         runs = tuple(run for run in named if run.id not in self.open)
-        return Plan(self.study, runs, tuple(run for run in named if run.id in self.open), self.choices.all())
+        expected = tuple(run for run in named if run.id in self.open)
+        plan = Plan(self.study, runs, expected, self.choices.all(), tuple(points))
+        return plan if self.study.search is None else _needed(plan, self.wiring)
+
+    def expand(self, values: Point) -> tuple[str, ...]:
+        """Make all runs of one point of the searched space, or of the study; return those that are compared."""
+        judged = self.wiring.needed(self.study.compared_stage) if values else []
+        found = []
+        for axes in itertools.product(*self.study.axes.values()):
+            point = {**values, **dict(zip(self.study.axes, axes, strict=True))}
+            self.walk(point, self.wiring.order, "verdict")
+            found += [self.walk(point, judged, "verdict").id] if judged else []
+        return tuple(found)
+
+    def look_ahead(self, count: int) -> None:
+        """Expect runs as the points of the search will have them that come after the first `count`."""
+        search = self.study.search
+        assert search is not None
+        known = set(self.runs)
+        for values in search.stand_ins(search.points)[count:]:
+            self.expand(values)
+        new = [run_id for run_id in self.runs if run_id not in known]
+        self.open |= {run_id for run_id in new if self.followed[run_id] & search.space.keys()}
 
     def walk(self, point: Point, stages: Iterable[str], purpose: Purpose) -> Run:
         """Make the runs of these stages at one point, in order; return the last one."""
@@ -224,6 +266,7 @@ class _Expansion:
         labels |= {axis: point[axis] for axis in read.axes}
         labels = {axis: labels[axis] for axis in point if axis in labels}
         identity = self.identify(name, trainable, config, inputs)
+        self.followed[identity] = read.axes.union(*(self.followed[source] for source in inputs.values()))
         known = self.labels.get(identity, labels)
         self.labels[identity] = {axis: value for axis, value in known.items() if labels.get(axis, ...) == value}
         if identity not in self.runs:
@@ -247,7 +290,8 @@ class _Expansion:
 
     def config(self, name: str, stage: Stage, trainable: Trainable, point: Reads) -> tuple[Config, bool]:
         """Return the typed and pinned config of one stage at one point, and whether it waits for a selection."""
-        named = {setting: axis for axis in self.study.axes if (setting := _own(name, axis))}
+        varied = [axis for axis in self.study.varied if axis in point]
+        named = {setting: axis for axis in varied if (setting := _own(name, axis))}
         own = {key: Axis(axis) for key, axis in named.items() if not follows(stage.config.get(key), axis)}
         values = {key: value_at(value, point, f"{name}.{key}") for key, value in {**stage.config, **own}.items()}
         is_open = False
@@ -276,6 +320,27 @@ class _Expansion:
         return self.walk(point, self.wiring.needed(name), "tuning")
 
 
+def _needed(plan: Plan, wiring: Wiring) -> Plan:
+    """Return a search's plan without what no point reads, such as an export where every adapter starts at random.
+
+    What only points read that are still to come is expected, as they are.
+    """
+    before = set(wiring.needed(plan.study.compared_stage)) - {plan.study.compared_stage}
+    needed = _with_inputs(plan.runs, before)
+    ahead = _with_inputs(plan.outlook.runs, before) - needed
+    runs = tuple(run for run in plan.runs if run.id in needed)
+    return replace(plan, runs=runs, expected=tuple(run for run in plan.outlook.runs if run.id in ahead))
+
+
+def _with_inputs(runs: Sequence[Run], before: set[str]) -> set[str]:
+    """Return the ids of the runs of other stages than these, and of all among them that those read from."""
+    keep = {run.id for run in runs if run.stage not in before}
+    for run in reversed(runs):
+        if run.id in keep:
+            keep |= set(run.inputs.values())
+    return keep
+
+
 def _is_collected(source: str | Collected, axis: str) -> bool:
     """Say whether an axis is the one along which a source is collected, so that the label of one run means nothing."""
     return isinstance(source, Collected) and source.over == axis
@@ -287,7 +352,15 @@ def _own(stage: str, axis: str) -> str:
     return setting if dot and owner == stage else ""
 
 
-SHORT = {"rank": "r", "seed": "s", "lora_alpha": "a", "learning_rate": "lr", "fold": "f"}
+SHORT = {
+    "rank": "r",
+    "seed": "s",
+    "lora_alpha": "a",
+    "alpha_over_rank": "a/r",
+    "learning_rate": "lr",
+    "lora_dropout": "drop",
+    "fold": "f",
+}
 """How a number is written in a readable name: `svd r16 s2`."""
 
 

@@ -21,7 +21,7 @@ from orchestrator.plan import Plan
 from orchestrator.rehearsal import first
 from orchestrator.replication import Design, design_of, is_for_verdict, replicate_axes
 from orchestrator.store import Store
-from orchestrator.study import Unit
+from orchestrator.study import Study, Unit
 from trainables.base import Scalar
 
 NAME = "design.json"
@@ -49,6 +49,9 @@ class Locked(BaseModel):
     alpha: float
     margin: float | None
     target_margin: float
+    selection: dict[str, list[Scalar]] = Field(
+        default={}, description="the tuning seeds of every selected setting, how many of them start, and the metric"
+    )
     settings: dict[str, list[Any]] = Field(description="of the compared runs, but for axes and what is selected")
     commit: str = Field(description="of the code, with + if the tree was changed; empty outside a checkout")
     locked: str = Field(description="UTC, ISO 8601")
@@ -139,12 +142,22 @@ def _described(plan: Plan, store: Store, design: Design) -> Locked:
         alpha=comparison.alpha,
         margin=comparison.margin,
         target_margin=comparison.target_margin,
+        selection=_selection(study),
         settings=_settings(plan),
         commit=git_state(),
         locked=datetime.now(UTC).isoformat(timespec="seconds"),
         finished=len(ended),
         runs=len(compared),
     )
+
+
+def _selection(study: Study) -> dict[str, list[Scalar]]:
+    """Return how every selected setting is chosen: its seeds, how many of them start, by which metric."""
+    found = {}
+    for name, rule in study.selected.items():
+        how = f"{rule.start or len(rule.seeds)} start, by {rule.metric}, {rule.widenings} widenings"
+        found[f"tuning seeds of {name}"] = [*rule.seeds, how]
+    return found
 
 
 def _settings(plan: Plan) -> dict[str, list[Any]]:
@@ -173,7 +186,7 @@ def differences(old: Locked, new: Locked) -> Iterator[str]:
 
 def _flat(design: Locked) -> dict[str, Any]:
     values = design.model_dump(mode="json", exclude=set(ABOUT_LOCKING))
-    nested = {name: values.pop(name) for name in ("groups", "replicates", "settings")}
+    nested = {name: values.pop(name) for name in ("groups", "replicates", "selection", "settings")}
     named = {axis: given for axes in nested.values() for axis, given in axes.items()}
     return {**{name.replace("_", " "): value for name, value in values.items()}, **named}
 

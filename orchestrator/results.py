@@ -84,7 +84,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 def axis_columns(study: Study) -> dict[str, str]:
     """Return each axis' column: its setting's name, or the whole name where two axes vary settings of one name."""
-    names = [*study.axes, *_choices(study)]
+    names = [*study.varied, *_choices(study)]
     taken = Counter(map(setting_of, names))
     return {name: setting_of(name) if taken[setting_of(name)] == 1 else name for name in names}
 

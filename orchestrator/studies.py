@@ -24,23 +24,33 @@ import trainables
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.plan import check_setting
 from orchestrator.rehearsal import REPETITION, rehearse
-from orchestrator.study import Axis, By, Stage, Study, repeats
+from orchestrator.space import Choice, Prune
+from orchestrator.study import Axis, By, Origin, Selected, Stage, Study, repeats
 from search_spaces.scales import SCALES
 from trainables.base import Place, Scalar
 
 DEFAULT_SCALE = "laptop"
+USER = "user_study_"
+"""Before the name of the module of a study in a user's own file."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What the command line changes in a study: `--set`, `--axis`, `--place` and `--teacher`, as written."""
+    """What the command line changes in a study: `--set`, `--axis`, `--place` and `--teacher`, as written.
+
+    `tuning_seeds` is the number of `--tuning-seeds`; of a search also how many points it tries (`--points`) and by
+    which rule it stops runs early (`--prune`).
+    """
 
     settings: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     teacher: str | None = None
     scale: str | None = field(default=None)
+    tuning_seeds: int | None = None
+    points: int | None = None
+    prune: str | None = None
 
 
 def names() -> list[str]:
@@ -65,9 +75,13 @@ def load(study: str, changes: Changes = Changes()) -> Study:
         raise UserError(f"{study}: build(scale) returned a {type(built).__name__}, not an orchestrator.study.Study")
     if not NAME.fullmatch(built.name):
         raise UserError(f"{study}: the study's name {built.name!r} must be letters, digits, '_', '.' and '-'")
-    built = replace(built, scale=built.scale or scale_name)
+    name = str(Path(study).expanduser().absolute()) if module.__name__.startswith(USER) else study
+    origin = Origin(name, changes.settings, changes.axes, changes.teacher)
+    built = replace(built, scale=built.scale or scale_name, origin=origin)
     if scale.rehearsal is None:
         return changed(built, changes)
+    if built.search is not None:
+        raise UserError(f"{built.name} searches and gives no verdict: there is nothing to rehearse; take another scale")
     return rehearse(
         changed(built.with_axis(REPETITION, repeats(scale.rehearsal.repetitions)), changes), scale.rehearsal
     )
@@ -87,6 +101,10 @@ def changed(study: Study, changes: Changes) -> Study:
         study = _with_setting(study, text)
     for text in changes.places:
         study = _with_place(study, text)
+    if changes.tuning_seeds is not None:
+        study = _with_tuning_seeds(study, changes.tuning_seeds)
+    if changes.points is not None or changes.prune is not None:
+        study = searched(study, changes.points, changes.prune)
     return study if _model(study) == model else replace(study, shape=None)
 
 
@@ -105,10 +123,45 @@ def _with_teacher(study: Study, source: str) -> Study:
     return study.with_stage("teacher", stage)
 
 
+def searched(study: Study, points: int | None, prune: str | None) -> Study:
+    """Return the search with another number of points, or another rule to stop runs early."""
+    search = study.search
+    if search is None and prune is not None:
+        raise UserError(
+            f"--prune {prune}: {study.name} is a comparison, and to stop runs early by their loss favours the arm that "
+            "starts lower; every run of a comparison ends. Only a search prunes, such as lora_search"
+        )
+    if search is None:
+        raise UserError(f"--points {points}: {study.name} is a comparison, not a search; give its values with --axis")
+    rule = search.prune or Prune(first=_first_rung(study))
+    of_name: dict[str, Prune | None] = {
+        "none": None,
+        "asha": replace(rule, rule="asha"),
+        "median": replace(rule, rule="median"),
+    }
+    kept = search.prune if prune is None else of_name[prune]
+    return replace(study, search=replace(search, points=search.points if points is None else points, prune=kept))
+
+
+def _first_rung(study: Study) -> int:
+    """Return the first step at which the searched runs are evaluated."""
+    every = study.stages[study.compared_stage].config.get("eval_every", 1)
+    return every if isinstance(every, int) else 1
+
+
+def _with_range(study: Study, name: str, values: Sequence[Scalar]) -> Study:
+    """Return the search with one of its axes narrowed to some values, or to one."""
+    assert study.search is not None
+    narrowed = Choice(*values, when=study.search.space[name].when)
+    return replace(study, search=replace(study.search, space={**study.search.space, name: narrowed}))
+
+
 def _with_axis(study: Study, text: str) -> Study:
     option = f"--axis {text}"
     name, value = _assignment(option, text)
     values = [_literal(part) for part in value.split(",") if part.strip()]
+    if study.search is not None and name in study.search.space:
+        return _with_range(study, name, _of_range(option, study, name, values))
     if name in study.axes and "." not in name:
         return study.with_axis(name, _known_values(option, study, name, values))
     stage, setting = _stage_and_setting(study, option, name)
@@ -131,6 +184,16 @@ def _known_values(option: str, study: Study, axis: str, wanted: Sequence[Scalar]
     return [known[str(value)] for value in wanted]
 
 
+def _of_range(option: str, study: Study, name: str, values: Sequence[Scalar]) -> list[Scalar]:
+    """Return values for an axis that is searched: those that its range holds."""
+    assert study.search is not None
+    of = study.search.space[name]
+    for value in values:
+        if not of.holds(value):
+            raise UserError(f"{option}: {name} is searched among {of}, and {value} is none of them")
+    return list(values)
+
+
 def _followers(study: Study, stage: str) -> list[str]:
     return [name for name, other in study.stages.items() if other.follows == stage]
 
@@ -142,6 +205,9 @@ def _with_setting(study: Study, text: str) -> Study:
     name, value = _assignment(option, text)
     stage, setting = _stage_and_setting(study, option, name)
     setting, _, key = setting.partition(".")
+    if study.search is not None and f"{stage}.{setting}" in study.search.space:
+        typed = _typed(option, stage, study, setting, _literal(value))
+        return _with_range(study, f"{stage}.{setting}", [typed])
     if f"{stage}.{setting}" in study.axes:
         raise UserError(f"{option}: {stage}.{setting} is an axis of {study.name}; give its values with --axis {text}")
     _explained(option, check_setting, stage, trainables.find(study.stages[stage].trainable), setting)
@@ -191,6 +257,30 @@ def _with_place(study: Study, text: str) -> Study:
         wanted = Place.model_fields[setting].description or str(Place.model_fields[setting].annotation)
         raise UserError(f"{option}: {value!r} does not fit {setting} ({wanted})") from None
     return study.with_stage(stage, replace(current, place=place))
+
+
+def _with_tuning_seeds(study: Study, count: int) -> Study:
+    """Return the study with so many tuning seeds for every setting that is selected."""
+    option = f"--tuning-seeds {count}"
+    if count < 1:
+        raise UserError(f"{option}: a choice needs 1 or more")
+    avoid = study.axes.get(study.replicate, ())
+    stages = {
+        name: replace(stage, config={key: _reseeded(value, count, avoid) for key, value in stage.config.items()})
+        for name, stage in study.stages.items()
+    }
+    if not study.selected:
+        raise UserError(f"{option}: {study.name} selects nothing by tuning runs")
+    return replace(study, stages=stages)
+
+
+def _reseeded(value: Any, count: int, avoid: Sequence[Scalar]) -> Any:
+    if isinstance(value, Selected):
+        return value.with_seeds(count, avoid)
+    if not isinstance(value, By):
+        return value
+    table = {key: _reseeded(chosen, count, avoid) for key, chosen in value.table.items()}
+    return By(value.axis, table, otherwise=_reseeded(value.otherwise, count, avoid))
 
 
 def _typed(option: str, stage: str, study: Study, setting: str, value: Any) -> Any:
@@ -254,7 +344,7 @@ def _module(study: str) -> ModuleType:
 def _module_of_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"no study file {path}; give a built-in study ({', '.join(names())}) or a .py file")
-    spec = importlib.util.spec_from_file_location(f"user_study_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{USER}{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

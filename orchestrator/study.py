@@ -9,16 +9,19 @@ made from the axis' value instead: `{"seed": Computed(shifted, "student.seed", "
 (`arm`) varies no setting itself: `By("arm", ...)`, in settings and inputs, says what each value means.
 
 A setting may also be chosen by tuning runs, `Selected(around(1e-3))`, and is planned as a plain number then.
+
+A study compares the values of an axis (`comparison`) or searches a space (`search`, see orchestrator.space).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from orchestrator.space import Search
 from trainables.base import InputError, Place, Scalar
 from trainables.base_models.shape import Shape
 
@@ -72,6 +75,9 @@ class Selected:
     grid       positive numbers in equal ratios, at least three; or `By`/`Computed`, which give them for each point.
                Every point of a study has as many values as the others, as far apart
     seeds      values of the replicate axis for the tuning runs, none of them among the axis' own
+    start      on how many of the seeds every value is tried. Those that are then within noise of the best race on, on
+               twice as many seeds each time (orchestrator.selection.choose), until one is ahead or the seeds are
+               used up: the same rule for every arm, declared before any run. None: all values on all seeds
     metric     what is minimised, as the mean over the seeds: a metric of the tuning runs' records. A run that
                diverged counts as infinite; of equal values the smallest is taken
     per        axes that have a choice each; None: all but replicates. What is not among them is pooled, but for
@@ -84,6 +90,14 @@ class Selected:
     metric: str = "final_eval_loss"
     per: tuple[str, ...] | None = None
     widenings: int = 3
+    start: int | None = None
+
+    def with_seeds(self, count: int, avoid: Collection[object] = ()) -> Selected:
+        """Return the same with `count` seeds: the first of these, and then numbers that follow, but for `avoid`."""
+        last = max((seed for seed in self.seeds if isinstance(seed, int)), default=100)
+        fresh = (seed for seed in itertools.count(last + 1) if seed not in avoid)
+        seeds = (*self.seeds[:count], *itertools.islice(fresh, max(0, count - len(self.seeds))))
+        return replace(self, seeds=seeds, start=self.start and min(self.start, count))
 
 
 def around(centre: float, count: int = 3, ratio: float = 10**0.5) -> tuple[float, ...]:
@@ -184,11 +198,21 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How a study was loaded: its name or file, and what the command line changed in it, as written."""
+
+    study: str
+    settings: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """A question: stages in any order, axes, and the comparison; `scale` is the size it was built at.
 
     `shape` is that of the base model, where it is known before the model is fetched; `rehearsal` is set where the
-    study is run on a model with a known answer.
+    study is run on a model with a known answer. With a `search` the axes are only those that every point has: seeds.
     """
 
     name: str
@@ -200,6 +224,22 @@ class Study:
     shape: Shape | None = None
     notes: tuple[str, ...] = ()
     rehearsal: Rehearsal | None = None
+    search: Search | None = None
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        if self.search is None:
+            return
+        if self.comparison is not None:
+            raise InputError(f"{self.name} compares and searches; a study does one of the two")
+        both = [axis for axis in self.search.space if axis in self.axes]
+        if both:
+            raise InputError(f"{both[0]} is an axis and searched; a study does one of the two")
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """All that varies: what is searched, then the axes."""
+        return (*(self.search.space if self.search else ()), *self.axes)
 
     @property
     def replicate(self) -> str:
@@ -218,6 +258,20 @@ class Study:
         return axis == self.replicate or setting_of(axis) in REPLICATE_SETTINGS
 
     @property
+    def selected(self) -> dict[str, Selected]:
+        """The settings that tuning runs choose (student.learning_rate), each with the first of its rules."""
+        settings = [
+            (f"{name}.{key}", value) for name, stage in self.stages.items() for key, value in stage.config.items()
+        ]
+        return {name: rule for name, value in settings if name not in self.axes for rule in [*_rules(value)][:1]}
+
+    @property
+    def at_selected(self) -> str:
+        """What verdicts add where settings are selected: "at the selected learning rates"; empty where none is."""
+        names = dict.fromkeys(f"{setting_of(name).replace('_', ' ')}s" for name in self.selected)
+        return f"at the selected {' and '.join(names)}" if names else ""
+
+    @property
     def collected(self) -> frozenset[str]:
         """The axes along which runs are collected: the runs that read the collection do not follow them."""
         inputs = (value for stage in self.stages.values() for value in stage.inputs.values())
@@ -234,6 +288,14 @@ class Study:
     def with_axis(self, name: str, values: Sequence[Scalar]) -> Study:
         """Return the study with one axis replaced or added."""
         return replace(self, axes={**self.axes, name: tuple(values)})
+
+
+def _rules(value: Any) -> Iterator[Selected]:
+    """Yield how a setting is selected, in any of its alternatives."""
+    if isinstance(value, Selected):
+        yield value
+    elif isinstance(value, By):
+        yield from (rule for one in _alternatives(value) for rule in _rules(one))
 
 
 def _alternatives(value: Any) -> tuple[Any, ...]:

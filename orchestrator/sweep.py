@@ -7,7 +7,6 @@ a setting is being selected the plan is made again whenever a choice can be made
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,15 +19,17 @@ from orchestrator.decisions import Action, Decision, changed_sources, decide
 from orchestrator.durable import is_full, no_space
 from orchestrator.errors import UserError
 from orchestrator.estimate import available_cpus, costed, critical_path_s, refuse_full_disk, seconds_by_stage
+from orchestrator.live.reporter import Reporter
 from orchestrator.memory import disk, fit
 from orchestrator.outlook import blocked, expected_line, made
 from orchestrator.plan import Plan, Run
-from orchestrator.progress import Reporter, duration
+from orchestrator.progress import duration
 from orchestrator.signals import STOPPED_BY, listening
 from orchestrator.store import FINAL, Store
 from trainables.base import InputError, Progress
 
 if TYPE_CHECKING:
+    from orchestrator.search.asking import Asking
     from orchestrator.views import Views
 
 ACTIONS: tuple[Action, ...] = ("cached", "run", "skipped")
@@ -55,7 +56,7 @@ def check(plan: Plan, store: Store, again: Collection[str] = ()) -> None:
 class Sweep:
     """One execution of a plan's missing runs; also the observer that the backend talks to.
 
-    `replan` plans again from the records there are by then.
+    `replan` plans again from the records there are by then; `asking` asks for the points of a search.
     """
 
     plan: Plan
@@ -63,29 +64,32 @@ class Sweep:
     views: Views
     backend: Backend
     replan: Callable[[], Plan]
+    reporter: Reporter
     limits: fit.Limits = fit.UNKNOWN
+    asking: Asking | None = None
     missing: list[Run] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     tuned: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
-    reporter: Reporter | None = None
     has_begun: bool = False
     stopped_by: int | None = None
 
     def execute(self, decisions: Sequence[Decision]) -> int:
         """Run what is to be run; return the exit code."""
         self.seconds = seconds_by_stage(self.store, set(self.plan.study.stages))
-        runs, expected = self._weighed([item.run for item in decisions if item.action == "run"])
+        runs, expected = self._weighed(_to_run(decisions))
         self.missing, self.known = runs, {run.id for run in self.plan.runs}
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
-        self.reporter = Reporter([*runs], available_cpus(), expected)
         memory = fit.estimate(self.plan.outlook, [*runs, *expected], self.store)
         refuse_full_disk(self.store.root, disk.gib_of(memory, available_cpus()))
         try:
             with listening(self._stop):
                 self.backend.check({run.stage: run.place for run in [*runs, *expected]})
                 self._make_room(runs)
-                self.backend.run(runs, self.store, self)
+                cached = Counter(item.run.stage for item in decisions if item.action == "cached")
+                stages = {stage: cached[stage] for stage in self.plan.study.stages}
+                with self.reporter.showing(self.plan.study.name, stages, runs, expected):
+                    self.backend.run([*runs, *self._first_points()], self.store, self)
         finally:
             self.backend.close()
             self._plan_again()
@@ -95,7 +99,8 @@ class Sweep:
         """Return 0 if all ran well, 1 if some failed or never could start, 128 + the signal that stopped the sweep."""
         if self.stopped_by is not None:
             return STOPPED_BY[self.stopped_by]
-        bad = [outcome for outcome in self.outcomes if outcome.status not in ("done", "diverged")]
+        well = ("done", "diverged") if self.asking is None else ("done", "diverged", "pruned", "skipped")
+        bad = [outcome for outcome in self.outcomes if outcome.status not in well]
         return 1 if bad or self.plan.expected else 0
 
     def _weighed(self, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
@@ -110,28 +115,37 @@ class Sweep:
                 self.store.forget(run.id)
 
     def _plan_again(self) -> None:
-        if self.plan.selections:
+        if self.plan.selections or self.asking is not None:
             self.plan = self.views.plan = self.replan()
+
+    def _first_points(self) -> list[Run]:
+        """Return the runs of the points that there is room for from the start."""
+        if self.asking is None:
+            return []
+        of_points = self.plan.outlook.of_stage(self.plan.study.compared_stage)
+        self.asking.slots = self.backend.slots(of_points[0].place)
+        return self._joining(self.asking.ask())
 
     # -- the observer -----------------------------------------------------------------------------------
 
     def started(self, run: Run, attempt: int, host: str) -> None:
         """A worker has begun this attempt."""
-        assert self.reporter is not None
         self.has_begun = True
-        self.reporter.started(run, attempt)
+        self.reporter.started(run, attempt, host)
         self.views.started(run, attempt)
+        if self.asking is not None:
+            self.asking.started(run, attempt)
 
     def progressed(self, run: Run, progress: Progress) -> None:
         """The run has reached a step."""
-        assert self.reporter is not None
         self.reporter.progressed(run, progress)
         if progress.metrics:
             self.views.progressed(run, progress)
+        if self.asking is not None:
+            self.asking.progressed(run, progress)
 
     def finished(self, outcome: Outcome) -> None:
         """The run has ended; once base model and data are there, all the rest is checked before it trains."""
-        assert self.reporter is not None
         self.reporter.finished(outcome)
         self.outcomes.append(outcome)
         self.views.finished(outcome)
@@ -149,13 +163,20 @@ class Sweep:
 
     def planned(self) -> list[Run]:
         """Plan again if a choice can be made by now; return what is new and missing, checked as the others were."""
-        assert self.reporter is not None
+        if self.asking is not None:
+            return self._joining(self.asking.ask())
         if not any(item.waiting and self.tuned.issuperset(item.waiting) for item in self.plan.open):
             return []
-        before = self.plan
-        self._plan_again()
-        for line in made(before.selections, self.plan.selections):
-            self.reporter.line(line)
+        return self._joining(self.replan())
+
+    def _joining(self, plan: Plan) -> list[Run]:
+        """Go on with this plan; return what is new in it and missing, checked as the others were."""
+        before, self.plan = self.plan, plan
+        self.views.plan = plan
+        if self.asking is not None:
+            self.views.record_trials()
+        for line in made(before.selections, plan.selections):
+            self.reporter.say(line)
         new = [run for run in self.plan.runs if run.id not in self.known]
         self.known |= {run.id for run in new}
         sources = dict.fromkeys(source for run in new for source in run.inputs.values() if source in before)
@@ -174,7 +195,7 @@ class Sweep:
     def _stop(self, number: int) -> None:
         """Let every running run leave a checkpoint."""
         self.stopped_by = number
-        sys.stderr.write("stopping: the running runs leave a checkpoint (again to leave at once)\n")
+        self.reporter.stopping()
         self.backend.stop()
 
 
@@ -189,46 +210,38 @@ def run(
     wait: bool = False,
     forget: Sequence[str] = (),
     limits: fit.Limits = fit.UNKNOWN,
+    reporter: Reporter,
+    asking: Asking | None = None,
     say: Callable[[str], None],
 ) -> int:
     """Execute what `plan` lacks in `store`, bring the views up to date, and return the exit code.
 
-    `replan` plans again from the records there are by then; `forget` names runs to make again. Nothing is created, and
-    no Ray is started, where nothing is missing. Raises UserError for a run that cannot fit into the memory of its GPU
-    or within `limits`.
+    `replan` plans again from the records there are by then, `asking` asks for the points of a search; `forget` names
+    runs to make again. Nothing is created, and no Ray is started, where nothing is missing. Raises UserError for a run
+    that cannot fit into the memory of its GPU or within `limits`.
     """
     decisions = decide(plan, store)
     check(plan, store, damaged_among(decisions))
-    if not forget and all(item.action != "run" for item in decisions):
-        if store.was_cut():
-            with store.lock(command, wait=wait) as former:
-                leftovers.clear(store, former)
-        for line in blocked(plan) or [f"all {len(plan.runs)} runs are in {store.root}: nothing to execute"]:
-            say(line)
-        views.complete()
-        return 1 if plan.expected or any(item.action == "skipped" for item in decisions) else 0
-    missing = [item.run for item in decisions if item.action == "run"]
-    memory = fit.estimate(plan.outlook, [*missing, *plan.expected], store)
+    is_asking = asking is not None and bool(plan.expected)
+    if not forget and not is_asking and not _to_run(decisions):
+        return _complete(plan, store, decisions, views=views, command=command, wait=wait, say=say)
+    memory = fit.estimate(plan.outlook, [*_to_run(decisions), *plan.expected], store)
     fit.refuse(memory, limits)
     lock = store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}"))
     with space(store), lock as former:
         leftovers.clear(store, former)
         for run_id in forget:
             store.forget(run_id)
-        plan = views.plan = replan() if plan.selections else plan
+        if asking is not None:
+            plan = views.plan = asking.ask()
+        elif plan.selections:
+            plan = views.plan = replan()
         decisions = decide(plan, store)
         check(plan, store, damaged_among(decisions))
         notes = [f"memory: {warning}" for warning in fit.warnings(memory, limits)]
-        waiting = expected_line(plan, {item.run.id for item in decisions if item.action == "run"})
-        for line in [
-            *summary(decisions),
-            *filter(None, [waiting]),
-            *damages(decisions),
-            *changed_sources(plan, store),
-            *notes,
-        ]:
+        for line in [*opening(plan, store, decisions), *notes]:
             say(line)
-        sweep = Sweep(plan, store, views, make_backend(), replan, limits)
+        sweep = Sweep(plan, store, views, make_backend(), replan, reporter, limits, asking)
         try:
             code = sweep.execute(decisions)
         finally:
@@ -238,6 +251,38 @@ def run(
     for line in [*failures(sweep.outcomes), *(blocked(sweep.plan) if sweep.stopped_by is None else [])]:
         say(line)
     return code
+
+
+def _to_run(decisions: Sequence[Decision]) -> list[Run]:
+    return [item.run for item in decisions if item.action == "run"]
+
+
+def _complete(
+    plan: Plan,
+    store: Store,
+    decisions: Sequence[Decision],
+    *,
+    views: Views,
+    command: str,
+    wait: bool,
+    say: Callable[[str], None],
+) -> int:
+    """Say that nothing can be executed, bring the views up to date, and return the exit code."""
+    if store.was_cut():
+        with store.lock(command, wait=wait) as former:
+            leftovers.clear(store, former)
+    for line in blocked(plan) or [f"all {len(plan.runs)} runs are in {store.root}: nothing to execute"]:
+        say(line)
+    views.complete()
+    is_short = plan.study.search is None and any(item.action == "skipped" for item in decisions)
+    return 1 if plan.expected or is_short else 0
+
+
+def opening(plan: Plan, store: Store, decisions: Sequence[Decision]) -> list[str]:
+    """Return what a sweep says before its first run: what it will execute and why, and what to know of the rest."""
+    waiting = expected_line(plan, {run.id for run in _to_run(decisions)})
+    expected = [waiting] if waiting else []
+    return [*summary(decisions), *expected, *damages(decisions), *changed_sources(plan, store)]
 
 
 @contextlib.contextmanager

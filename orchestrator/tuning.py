@@ -75,17 +75,19 @@ class Choices:
         self.tried.add(axis)
         self._check_seeds(axis, selected)
         grid = self._grid(axis, selected, pool)
-        points = [{**point, self.study.replicate: seed} for point in pool for seed in selected.seeds]
 
-        def look(value: float) -> Tried:
-            runs = [self._tuning(name, {**point, axis: value}) for point in points]
+        def look(value: float, count: int) -> Tried:
+            seeds = selected.seeds[:count]
+            points = [{**point, self.study.replicate: seed, axis: value} for point in pool for seed in seeds]
+            runs = [self._tuning(name, point) for point in points]
             return Tried(value, tuple(run.id for run in runs), tuple(self._loss(run, selected.metric) for run in runs))
 
-        tried, state, value = choose(grid, look, selected.widenings)
+        tried, state, value = choose(grid, look, selected)
         losses = [pair for item in tried for pair in zip(item.runs, item.losses, strict=True)]
         waiting = tuple(run for run, loss in losses if loss is None)
         failed = tuple(run for run in waiting if self.records(run) is not None)
-        return Selection(name, setting, tried, state, value, grid[len(grid.values) // 2], waiting, failed)
+        expected = grid[len(grid.values) // 2]
+        return Selection(name, setting, selected, tried, state, value, expected, waiting, failed)
 
     def _tuning(self, name: str, point: Point) -> Run:
         run = self.make(name, point)
@@ -114,6 +116,11 @@ class Choices:
             raise UserError(f"{setting} is selected on other values of {axis}, which is no axis of the study")
         if not selected.seeds:
             raise UserError(f"{setting} is selected on no value of {axis}; give Selected some seeds")
+        if selected.start is not None and not 1 <= selected.start <= len(selected.seeds):
+            raise UserError(
+                f"{setting} is selected on {len(selected.seeds)} seeds, of which {selected.start} start: start with 1 "
+                f"to {len(selected.seeds)}"
+            )
         shared = [str(seed) for seed in selected.seeds if seed in self.study.axes[axis]]
         if shared:
             raise UserError(

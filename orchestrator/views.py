@@ -6,17 +6,20 @@ that is current is not touched, and its libraries are not imported: a sweep that
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.base import Outcome
-from orchestrator import report, search, tracking
+from orchestrator import report, tracking
 from orchestrator.plan import Plan, Run
+from orchestrator.report.search.terminal import TerminalSearch
 from orchestrator.report.terminal import TerminalReport
+from orchestrator.search import journal
 from orchestrator.store import Store
 from orchestrator.tensorboard import Board
+from orchestrator.tracking.tracker import say
 from trainables.base import Progress
 
 PATIENCE_S = 60.0
@@ -28,7 +31,7 @@ class Views:
     """MLflow, the Optuna journal, the report and, if asked for, TensorBoard's files of one plan on one store.
 
     `folder` holds mlflow.db and optuna.journal; `command` is what the report names as the way to make it again, `sync`
-    what brings the views up to date and does nothing else.
+    what brings the views up to date and does nothing else; `tell` hears of a tracking server that is lost or back.
     """
 
     plan: Plan
@@ -37,10 +40,11 @@ class Views:
     command: str = ""
     sync: str = ""
     tensorboard: bool = False
+    tell: Callable[[str], None] = say
     tracker: tracking.Tracker = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tracker = tracking.Tracker(self.plan.study, self.store, views=self.folder)
+        self.tracker = tracking.Tracker(self.plan.study, self.store, views=self.folder, tell=self.tell)
         self.board = Board(self.plan.study, self.store) if self.tensorboard else None
         self.report_folder = report.report_folder(self.plan, self.store)
 
@@ -64,6 +68,11 @@ class Views:
         if self.board is not None:
             self.board.finished(outcome)
 
+    def record_trials(self) -> None:
+        """Bring the Optuna journal up to date: a search tells it of every point."""
+        if not journal.is_recorded(self.plan, self.store, views=self.folder):
+            journal.record(self.plan, self.store, views=self.folder)
+
     # -- when it has ended ------------------------------------------------------------------------------
 
     def complete(self, *, look: bool = False) -> bool:
@@ -71,8 +80,7 @@ class Views:
 
         With `look` MLflow is looked at even if it has been told all, and waited for as long as it answers.
         """
-        if not search.is_recorded(self.plan, self.store, views=self.folder):
-            search.record_grid(self.plan, self.store, views=self.folder)
+        self.record_trials()
         self.write_report()
         if self.board is not None:
             self.board.complete(self.plan)
@@ -80,7 +88,7 @@ class Views:
             self.tracker.sync(self.plan, report=self.report_folder)
         problem = self.tracker.close(patience_s=float("inf") if look else PATIENCE_S, command=self.sync)
         if problem:
-            sys.stderr.write(f"{problem}\n")
+            self.tell(problem)
         return problem is None
 
     def write_report(self) -> None:
@@ -90,14 +98,21 @@ class Views:
 
     def has_report(self) -> bool:
         """Say whether there is anything to compare yet: a study with a comparison and one of its runs finished."""
+        if self.plan.study.search is not None:
+            return self._is_point_done()
         if self.plan.study.comparison is None:
             return False
         compared = self.plan.of_stage(self.plan.study.compared_stage)
         return any(run.purpose == "verdict" and self.store.is_finished(run.id) for run in compared)
 
-    def report(self) -> TerminalReport | None:
+    def _is_point_done(self) -> bool:
+        """Say whether a point of a search has all its runs."""
+        return any(all(map(self.store.is_finished, point.runs)) for point in self.plan.points)
+
+    def report(self) -> TerminalReport | TerminalSearch | None:
         """Return what ends a sweep on the terminal, or None while there is nothing to compare."""
-        return report.terminal_table(self.report_folder) if self.has_report() else None
+        is_search = self.plan.study.search is not None
+        return report.terminal_table(self.report_folder, is_search=is_search) if self.has_report() else None
 
     def summary(self) -> dict[str, Any]:
         """Return what the report says, for a program to read."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from orchestrator.study import By, Comparison, Computed, Selected, Stage, Study, repeats
+from orchestrator.study import By, Comparison, Computed, Stage, Study, repeats
 from search_spaces.scales import Scale
 
 INITS = (
@@ -55,7 +55,7 @@ def stages(scale: Scale) -> dict[str, Stage]:
     dataset, teacher, export, student = (usual[name] for name in ("dataset", "teacher", "svd_export", "student"))
     grids = {arm: Computed(partial(scale.grid, init), "student.rank") for arm, init in ARMS.items()}
     steps = {"zero_step": 0, "compute_matched": Computed(scale.compute_matched_steps, "student.rank")}
-    rate = Selected(By("arm", grids), seeds=scale.tuning_seeds)
+    rate = scale.selected(By("arm", grids))
     return {
         **usual,
         "dataset": dataset.but({"part": "first"}),

@@ -6,10 +6,15 @@ import os
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 RAY = ("tests/cluster/", "tests/hosts/", "tests/test_faults.py", "tests/test_gang_sweep.py", "tests/test_mistakes.py")
 """What starts Ray."""
+
+# How long an example takes says how busy the machine is, and not whether the code is right.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -16,18 +16,17 @@ from pydantic import Field
 from trainables import dataset
 from trainables.base import Config, Context, InputError, Metrics, Planner, Progress, Scalar, Stopped, Trainable
 from trainables.checkpoint_files import TensorInfo, read_headers
-from trainables.data.config import DatasetConfig, kind_of
+from trainables.data.config import DatasetConfig
 from trainables.export.misfit import unusable
 from trainables.export.ranks import Criterion, parameters
+from trainables.held_out import HeldOut, check_data, load_held_out
 from trainables.targets import ALL_LINEAR, Linear, check_targets, choose, linear_shapes
 
 if TYPE_CHECKING:
     from trainables.export.adapter import AdapterOptions
-    from trainables.export.attempt import Opened
     from trainables.export.layer_files import LayerFiles
     from trainables.export.reload import ReloadCheck
     from trainables.export.spectrum import FunctionalGain, Spectrum
-    from trainables.training.examples import Example
 
 ROLES = {"base_model": "base", "teacher": "tuned model"}
 """The inputs, and what messages call them."""
@@ -94,36 +93,13 @@ def check(config: AdapterExportConfig, inputs: Mapping[str, Path]) -> None:
         targets = _targets_of_header(config, headers["base_model"])
         config.ranks.first(targets)
     if config.data is not None:
-        _check_data(config.data, inputs)
+        check_data(config.data)
 
 
 def _targets_of_header(config: AdapterExportConfig, headers: Mapping[str, TensorInfo]) -> list[Linear]:
     shapes = linear_shapes(headers)
     check_targets(config.target_modules, shapes)
     return choose([Linear(name, shape[0], shape[1]) for name, shape in shapes.items()], config.layers)
-
-
-def _check_data(data: DatasetConfig, inputs: Mapping[str, Path]) -> None:
-    folder = Path(data.source)
-    if folder.is_dir():
-        if not (folder / "test.safetensors").is_file():
-            raise InputError(
-                f"--data {folder}: the folder is no dataset of a store (it has no test.safetensors); give the folder "
-                "of a finished dataset run, a file of records or a hub id"
-            )
-    elif kind_of(data) == "file":
-        from trainables.data import sources
-
-        sources.read_file(data)
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The items that losses are measured on: their tokens, the token that pads them, and what they are called."""
-
-    examples: Sequence[Example]
-    pad_id: int
-    name: str
 
 
 def run(config: AdapterExportConfig, context: Context) -> Generator[Progress, None, Metrics]:
@@ -136,12 +112,14 @@ def run(config: AdapterExportConfig, context: Context) -> Generator[Progress, No
     quieten()
     check(config, context.inputs)
     set_threads(context.place)
-    held_out = load_held_out(config, context.inputs["base_model"])
+    held_out = None
+    if config.data is not None:
+        held_out = load_held_out(config.data, config.data_items, context.inputs["base_model"])
     context.log("comparing the two models")
     pair = opened(context, ROLES, config.target_modules, config.layers)
     pair.check_changed()
     if held_out is not None:
-        _check_vocabularies(held_out, pair)
+        held_out.check_vocabularies(pair)
     for note in pair.notes:
         context.log(note)
     found = yield from factorised(context, pair, config.ranks)
@@ -156,16 +134,6 @@ def run(config: AdapterExportConfig, context: Context) -> Generator[Progress, No
         except StopIteration as end:
             return dict(end.value)
         yield progress
-
-
-def _check_vocabularies(held_out: HeldOut, found: Opened) -> None:
-    """Raise InputError if one of the models does not know a token of the data: now, and not after the last layer."""
-    from trainables.export.functional import check_tokens
-
-    for parameter in found.layout.parameters:
-        if parameter.has_vocabulary_rows:
-            for checkpoint in (found.pair.base, found.pair.tuned):
-                check_tokens(held_out.examples, checkpoint.info(parameter).shape[0], checkpoint.label)
 
 
 @dataclass(frozen=True)
@@ -304,45 +272,6 @@ def visible_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def load_held_out(config: AdapterExportConfig, base: Path) -> HeldOut | None:
-    """Return the tokens of the first items of the data, made by the base's tokenizer; all records are held out here.
-
-    The folder of a dataset run gives its test side. Raises InputError where nothing is left to measure on.
-    """
-    from trainables.training.examples import load_examples, load_facts
-
-    if config.data is None:
-        return None
-    folder = Path(config.data.source)
-    if folder.is_dir():
-        return HeldOut(
-            load_examples(folder, "test")[: config.data_items], int(load_facts(folder)["pad_id"]), folder.name
-        )
-    return _tokenised(config.data, base, config.data_items)
-
-
-def _tokenised(data: DatasetConfig, base: Path, most: int) -> HeldOut:
-    from trainables.base_models.folder import load_tokenizer, trusts_remote_code
-    from trainables.data import sources, splitting
-    from trainables.data.tokens import Renderer, fit
-
-    format_name, read = sources.read(data)
-    samples = splitting.without_duplicates(read)
-    tokenizer = load_tokenizer(base, trust_remote_code=trusts_remote_code(base))
-    renderer = Renderer(tokenizer, chat_template=data.chat_template, system=data.system, separator=data.separator)
-    maximum = data.max_length or dataset.model_limit(base) or int(tokenizer.model_max_length)
-    if format_name == "text":
-        items, _ = renderer.blocks(samples, min(data.block_length, maximum))
-    else:
-        items = renderer.items(samples[:most], completion_only=data.completion_only)
-    fitted = fit(items, maximum, data.too_long).items[:most]
-    if not fitted:
-        raise InputError(f"--data {data.source}: no item fits into {maximum} tokens, so there is nothing to measure on")
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    name = Path(data.source).name if kind_of(data) == "file" else data.source
-    return HeldOut([item.example for item in fitted], int(pad), name)
-
-
 TRAINABLE = Trainable(
     name="adapter_export",
     version=1,
@@ -352,5 +281,14 @@ TRAINABLE = Trainable(
     pin=pin,
     check=check,
     cost_s=lambda config: 30.0,
-    sources=("linalg", "export", "data", "targets.py", "stored_names.py", "checkpoint_files.py"),
+    sources=(
+        "linalg",
+        "export",
+        "held_out.py",
+        "dataset.py",
+        "data",
+        "targets.py",
+        "stored_names.py",
+        "checkpoint_files.py",
+    ),
 )

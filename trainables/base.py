@@ -63,6 +63,16 @@ class Place(Config):
     log_every: int = Field(1, ge=1, description="steps between logged training losses")
     checkpoint_every: int = Field(20, ge=1, description="steps between checkpoints")
 
+    @property
+    def kind(self) -> Literal["cpu", "cuda"]:
+        """The kind of device that a worker computes on."""
+        return self.device if self.device != "auto" else ("cuda" if self.gpus else "cpu")
+
+    @property
+    def label(self) -> str:
+        """The devices of a run in a word or two: cpu, or 2 x cuda."""
+        return self.kind if self.workers == 1 else f"{self.workers} x {self.kind}"
+
 
 @dataclass(frozen=True)
 class Progress:

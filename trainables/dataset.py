@@ -23,6 +23,7 @@ from trainables.data.config import NO_TEMPLATE, DatasetConfig, kind_of
 from trainables.data.records import READERS, read_records
 
 if TYPE_CHECKING:
+    from trainables.data.formats import Sample
     from trainables.data.tokens import Fitted, Item, Renderer
 
 SMALL = 200
@@ -142,9 +143,7 @@ def fold_options(folds: int) -> str:
 
 def run(config: DatasetConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Read, split, tokenise and write; what was cut and dropped goes into log, metrics and `dataset.json`."""
-    from trainables.base_models.folder import load_tokenizer, trusts_remote_code
     from trainables.base_models.libraries import quieten
-    from trainables.data.tokens import Renderer
 
     quieten()
     base = context.inputs["base_model"]
@@ -157,12 +156,11 @@ def run(config: DatasetConfig, context: Context) -> Generator[Progress, None, Me
     metrics: dict[str, Scalar] = {"records": len(read), "duplicates": len(read) - len(samples), "task": task.name}
     context.log(f"{len(read)} records, {metrics['duplicates']} duplicates dropped; task {task.name}: {reason}")
     yield Progress(1, 3)
-    tokenizer = load_tokenizer(base, trust_remote_code=trusts_remote_code(base))
-    renderer = Renderer(tokenizer, chat_template=config.chat_template, system=config.system, separator=config.separator)
-    metrics["max_length"] = maximum = config.max_length or model_limit(base) or int(tokenizer.model_max_length)
+    renderer, maximum = open_renderer(config, base)
+    metrics["max_length"] = maximum
     counts: dict[str, dict[str, Scalar]] = {}
     for name, side in vars(sides).items():
-        fitted, left = _tokenised(config, renderer, side, format_name, maximum)
+        fitted, left = tokenised(config, renderer, side, format_name, maximum)
         counts[name] = _written(context, name, fitted, len(side), left)
     yield Progress(2, 3)
     facts = {**metrics, "task_reason": reason, "format": format_name, "splits": counts, **_facts(config, renderer)}
@@ -173,7 +171,6 @@ def run(config: DatasetConfig, context: Context) -> Generator[Progress, None, Me
 
 def _facts(config: DatasetConfig, renderer: Renderer) -> dict[str, Any]:
     """Return what a reader of the tokens must know: where they come from, and the tokens that pad and end them."""
-    tokenizer = renderer.tokenizer
     return {
         "source": Path(config.source).name if kind_of(config) == "file" else config.source,
         "content": config.pinned,
@@ -182,22 +179,32 @@ def _facts(config: DatasetConfig, renderer: Renderer) -> dict[str, Any]:
         **({} if config.part == "all" else {"part": config.part}),
         "completion_only": config.completion_only,
         "chat_template": config.chat_template,
-        "pad_id": tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        "pad_id": renderer.pad_id,
         "eos_id": renderer.eos_id,
-        "vocabulary": len(tokenizer),
+        "vocabulary": len(renderer.tokenizer),
     }
 
 
-def _tokenised(
-    config: DatasetConfig, renderer: Renderer, side: Sequence[Any], format_name: str, maximum: int
+def open_renderer(config: DatasetConfig, base: Path) -> tuple[Renderer, int]:
+    """Return what turns samples into the tokens of the base model, and the length of the longest item it can take."""
+    from trainables.base_models.folder import load_tokenizer, trusts_remote_code
+    from trainables.data.tokens import Renderer
+
+    tokenizer = load_tokenizer(base, trust_remote_code=trusts_remote_code(base))
+    renderer = Renderer(tokenizer, chat_template=config.chat_template, system=config.system, separator=config.separator)
+    return renderer, config.max_length or model_limit(base) or int(tokenizer.model_max_length)
+
+
+def tokenised(
+    config: DatasetConfig, renderer: Renderer, samples: Sequence[Sample], format_name: str, maximum: int
 ) -> tuple[Fitted, int]:
-    """Return one side's items, and how many tokens of plain text were too few for a last block."""
+    """Return the items that samples make, and how many tokens of plain text were too few for a last block."""
     from trainables.data.tokens import fit
 
     if format_name == "text":
-        items, left = renderer.blocks(side, min(config.block_length, maximum))
+        items, left = renderer.blocks(samples, min(config.block_length, maximum))
     else:
-        items, left = renderer.items(side, completion_only=config.completion_only), 0
+        items, left = renderer.items(samples, completion_only=config.completion_only), 0
     return fit(items, maximum, config.too_long), left
 
 

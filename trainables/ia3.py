@@ -10,6 +10,7 @@ rows, and no adapter on weights can follow that.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,36 +55,18 @@ def check(config: IA3Config, inputs: Mapping[str, Path]) -> None:
 
 def run(config: IA3Config, context: Context) -> Generator[Progress, None, Metrics]:
     """Train the factors; leave a Hugging Face folder in fp32, and the best one in `best/` if it is another."""
-    from trainables.training.engines import loading_device, make_engine
-    from trainables.training.loop import load_data, train
-    from trainables.training.models import device_of, load_model, precast_frozen, save_activation_memory, set_threads
-    from trainables.training.results import count_parameters, final_metrics, write_summary
-    from trainables.training.workers import join
+    from trainables.training.models import precast_frozen
+    from trainables.training.results import count_parameters
+    from trainables.training.session import open_session
 
     check(config, context.inputs)
-    set_threads(context.place)
-    device = device_of(context.place)
-    with join(context, device) as workers:
-        where = loading_device(context.place, device)
-        base = load_model(context.inputs["base_model"], precision=config.precision, device=where)
-        if context.place.gradient_checkpointing:
-            save_activation_memory(base)
-        model = add_factors(base, config).get_base_model()
+    with open_session(config, context) as session:
+        model = add_factors(session.base, config).get_base_model()
         trainable, total = count_parameters(model)
         context.log(f"trains {trainable:,d} factors on {total - trainable:,d} parameters in {config.precision}")
         precast_frozen(model, config.precision)
-        data = load_data(context, config)
-        steps = config.total_steps(len(data.train))
-        engine = make_engine(model, config, steps=steps, place=context.place, workers=workers)
-        trained = yield from train(engine, data, config, context)
-        metrics = final_metrics(trained, trainable, total)
-        save_merged(engine, config, context, context.output)
-        if trained.has_other_best:
-            engine.load_weights(trained.checkpoints.best)
-            save_merged(engine, config, context, context.output / "best")
-        if workers.is_first:
-            write_summary(context.output, config, metrics)
-        return metrics
+        save = partial(save_merged, config, context.inputs["base_model"])
+        return (yield from session.fit(model, (trainable, total), save))
 
 
 def add_factors(base: Any, config: IA3Config) -> Any:
@@ -100,7 +83,7 @@ def add_factors(base: Any, config: IA3Config) -> Any:
         return get_peft_model(base, factors)
 
 
-def save_merged(engine: Engine, config: IA3Config, context: Context, folder: Path) -> None:
+def save_merged(config: IA3Config, base: Path, engine: Engine, folder: Path) -> None:
     """Write the base with the trained factors merged into it; all workers give their pieces, the first writes.
 
     The base is read again: in training its weights were cast to the run's precision, and may lie in shards.
@@ -109,7 +92,6 @@ def save_merged(engine: Engine, config: IA3Config, context: Context, folder: Pat
 
     weights = engine.trained_weights()
     if engine.workers.is_first:
-        base = context.inputs["base_model"]
         model = add_factors(load_model(base), config)
         strange = model.get_base_model().load_state_dict(weights, strict=False).unexpected_keys
         if strange:

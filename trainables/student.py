@@ -8,6 +8,7 @@ adapter whose start is subtracted from the base is saved at twice its rank, so t
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,7 @@ from trainables.training.precision import pin_precision
 
 if TYPE_CHECKING:
     from trainables.training.engine import Engine
-    from trainables.training.loop import Trained
 
-PREFIX = "base_model.model."
-"""What PEFT puts before the names of the base model's weights."""
 HEAD = "lm_head"
 """The output head, where a checkpoint stores one of its own; tied to the embeddings it is no target."""
 
@@ -89,38 +87,21 @@ def check(config: StudentConfig, inputs: Mapping[str, Path]) -> None:
 def run(config: StudentConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Train an adapter; leave it in `adapter/`, and the best one in `best/adapter/` if it is another."""
     from trainables.inits.parts.subtraction import settle
-    from trainables.training.engines import loading_device, make_engine
-    from trainables.training.loop import load_data, train
-    from trainables.training.models import device_of, load_model, precast_frozen, save_activation_memory, set_threads
-    from trainables.training.results import final_metrics, write_summary
-    from trainables.training.workers import join
+    from trainables.training.models import precast_frozen
+    from trainables.training.session import open_session
 
     check(config, context.inputs)
-    set_threads(context.place)
-    device = device_of(context.place)
-    with join(context, device) as workers:
-        where = loading_device(context.place, device)
-        base = load_model(context.inputs["base_model"], precision=config.precision, device=where)
-        if context.place.gradient_checkpointing:
-            save_activation_memory(base)
-        model = add_adapter(base, config)
+    with open_session(config, context) as session:
+        model = add_adapter(session.base, config)
         inits.find(config.init).start(model, config, context)
-        settle(model, context, workers)
+        settle(model, context, session.workers)
         trainable, total = model.get_nb_trainable_parameters()
         share = 100 * trainable / total
         context.log(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}")
         precast_frozen(model, config.precision)
-        data = load_data(context, config)
-        steps = config.total_steps(len(data.train))
-        # The loop runs the model that the adapter sits in: PeftModel's own forward adds nothing for LoRA. The init
-        # comes before the engine, which may take the adapter to pieces.
-        engine = make_engine(model.get_base_model(), config, steps=steps, place=context.place, workers=workers)
-        trained = yield from train(engine, data, config, context)
-        metrics = final_metrics(trained, trainable, total)
-        save(model, trained, engine, context)
-        if workers.is_first:
-            write_summary(context.output, config, metrics)
-        return metrics
+        # What is trained is the model that the adapter sits in: PeftModel's own forward adds nothing for LoRA. The
+        # init comes before `fit`, whose engine may take the adapter to pieces.
+        return (yield from session.fit(model.get_base_model(), (trainable, total), partial(save_trained, model)))
 
 
 def add_adapter(base: Any, config: StudentConfig) -> Any:
@@ -143,19 +124,13 @@ def add_adapter(base: Any, config: StudentConfig) -> Any:
         return get_peft_model(base, adapter)
 
 
-def save(model: Any, trained: Trained, engine: Engine, context: Context) -> None:
-    """Write the adapter, and the best one if it is not the last; all workers give their pieces, the first writes."""
-    save_trained(model, engine, context.output / "adapter")
-    if trained.has_other_best:
-        engine.load_weights(trained.checkpoints.best)
-        save_trained(model, engine, context.output / "best" / "adapter")
-
-
 def save_trained(model: Any, engine: Engine, folder: Path) -> None:
-    """Write the adapter that the engine has trained."""
+    """Write the adapter that the engine has trained; all workers give their pieces, and the first one writes."""
+    from trainables.linalg.adapter_factors import PREFIX
+
     weights = engine.trained_weights()
     if engine.workers.is_first:
-        save_adapter(model, folder, {f"{PREFIX}{name}": value for name, value in weights.items()})
+        save_adapter(model, folder / "adapter", {f"{PREFIX}{name}": value for name, value in weights.items()})
 
 
 def save_adapter(model: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
@@ -165,6 +140,7 @@ def save_adapter(model: Any, folder: Path, weights: Mapping[str, Any] | None = N
     subtracted goes with them (`inits/parts/subtraction.py`).
     """
     from trainables.inits.parts.subtraction import of_twice_the_rank, subtracted, with_start
+    from trainables.linalg.adapter_factors import PREFIX
     from trainables.training.models import quiet
 
     (adapter,) = model.peft_config

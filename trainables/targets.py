@@ -77,6 +77,11 @@ class Layout:
     head: str | None
     is_head_tied: bool
 
+    @property
+    def by_name(self) -> dict[str, Parameter]:
+        """The tensors by every name that a checkpoint may store them under."""
+        return {name: parameter for parameter in self.parameters for name in parameter.names}
+
 
 def select(layout: Layout, target_modules: str | Sequence[str]) -> list[Linear]:
     """Return the linear layers that `target_modules` names, in the model's order.

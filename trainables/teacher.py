@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,6 @@ from trainables.training.precision import pin_precision
 
 if TYPE_CHECKING:
     from trainables.training.engine import Engine
-    from trainables.training.loop import Trained
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 NOT_COPIED = ("record.json", "history.csv", "log.txt", "training.json", "config.json", "generation_config.json")
@@ -37,32 +37,18 @@ class TeacherConfig(TrainingConfig):
 
 def run(config: TeacherConfig, context: Context) -> Generator[Progress, None, Metrics]:
     """Fine-tune the base model; leave a Hugging Face folder in fp32, and the best one in `best/` if it is another."""
-    from trainables.training.engines import loading_device, make_engine
-    from trainables.training.loop import load_data, train
-    from trainables.training.models import device_of, load_model, save_activation_memory, set_threads
-    from trainables.training.results import count_parameters, final_metrics, write_summary
-    from trainables.training.workers import join
+    from trainables.training.results import count_parameters
+    from trainables.training.session import open_session
 
-    set_threads(context.place)
-    device = device_of(context.place)
-    with join(context, device) as workers:
-        where = loading_device(context.place, device)
-        model = load_model(context.inputs["base_model"], precision=config.precision, device=where)
+    with open_session(config, context) as session:
+        model = session.base
         if config.parameters == "linears":
             train_linears_only(model)
-        if context.place.gradient_checkpointing:
-            save_activation_memory(model)
         trainable, total = count_parameters(model)
+        device = session.workers.device
         context.log(f"trains {trainable:,d} of {total:,d} parameters in {config.precision} on {device}")
-        data = load_data(context, config)
-        steps = config.total_steps(len(data.train))
-        engine = make_engine(model, config, steps=steps, place=context.place, workers=workers)
-        trained = yield from train(engine, data, config, context)
-        metrics = final_metrics(trained, trainable, total)
-        save(model, trained, engine, context)
-        if workers.is_first:
-            write_summary(context.output, config, metrics)
-        return metrics
+        save = partial(save_model, model, context.inputs["base_model"])
+        return (yield from session.fit(model, (trainable, total), save))
 
 
 def train_linears_only(model: Any) -> None:
@@ -74,15 +60,7 @@ def train_linears_only(model: Any) -> None:
         module.weight.requires_grad_(True)
 
 
-def save(model: Any, trained: Trained, engine: Engine, context: Context) -> None:
-    """Write the model with the base's tokenizer files, and the best weights if they are not the last."""
-    save_model(model, engine, context.inputs["base_model"], context.output)
-    if trained.has_other_best:
-        engine.load_weights(trained.checkpoints.best)
-        save_model(model, engine, context.inputs["base_model"], context.output / "best")
-
-
-def save_model(model: Any, engine: Engine, base: Path, folder: Path) -> None:
+def save_model(model: Any, base: Path, engine: Engine, folder: Path) -> None:
     """Write a model as a Hugging Face folder; what goes with the weights (the tokenizer) is copied from the base.
 
     All workers give their pieces of the weights, and the first one writes.

@@ -17,6 +17,16 @@ if [[ $# -eq 0 || -z ${SLURM_JOB_ID:-} ]]; then
     exit 2
 fi
 
+# Ray's sockets lie in it on each node, as FOLDER/ray/session_DATE_TIME_PID/sockets/plasma_store, and a socket's path
+# has at most 107 bytes (AF_UNIX).
+export RAY_TMPDIR=${SWEEP_LOCAL_FOLDER:-/tmp}/ray-$SLURM_JOB_ID
+most=37
+if bytes=$(LC_ALL=C; echo "${#RAY_TMPDIR}"); [[ $bytes -gt $most ]]; then
+    echo "slurm.sh: $RAY_TMPDIR has $bytes bytes, and at most $most leave room for Ray's sockets (AF_UNIX: 107 in all);" \
+        "give a shorter folder on the nodes' own disks as SWEEP_LOCAL_FOLDER" >&2
+    exit 2
+fi
+
 # What the nodes of this job share, on a file system that all of them see: the token, the driver's pid and exit code.
 folder=${SWEEP_SHARED_FOLDER:-$HOME/.ray}/slurm-$SLURM_JOB_ID
 rm -rf "$folder"
@@ -37,7 +47,6 @@ fi
 address=$head_ip:$((20000 + SLURM_JOB_ID % 20000))
 
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT:-600}
-export RAY_TMPDIR=${SWEEP_LOCAL_FOLDER:-/tmp}/ray-$SLURM_JOB_ID  # on each node; short, it holds sockets
 export RAY_USAGE_STATS_ENABLED=0 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 # One task on each node. `ray symmetric-run` starts a head or a worker there, and the driver on the head.

@@ -62,7 +62,8 @@ def _replicates(plan: Plan, design: Design) -> Advice:
 def _scope(plan: Plan) -> str:
     teachers, splits = len(plan.of_stage("teacher")), len(plan.of_stage("dataset"))
     who = "one teacher" if teachers <= 1 else f"{teachers} teachers"
-    return f"for {who} and {'one data split' if splits <= 1 else f'{splits} data splits'}"
+    where = "one data split" if splits <= 1 else f"{splits} data splits"
+    return ", ".join(filter(None, [f"for {who} and {where}", plan.study.at_selected]))
 
 
 def _looks(plan: Plan, design: Design) -> Iterator[Advice]:

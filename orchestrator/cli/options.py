@@ -16,6 +16,7 @@ from search_spaces.scales import SCALES
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
+    from orchestrator.search.ledger import Ledger
     from orchestrator.store import Store
 
 DEFAULT_STORE = "./runs"
@@ -80,6 +81,18 @@ def add_study(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         metavar="PATH|HUB",
         help="use this checkpoint (a folder of safetensors or a hub id) as the teacher; nothing is trained for it",
     )
+    group.add_argument(
+        "--tuning-seeds",
+        metavar="N",
+        type=int,
+        help="choose selected settings by tuning runs on up to N seeds (see plan); decide on it before any verdict",
+    )
+    group.add_argument("--points", metavar="N", type=int, help="of a search: try this many points of its space in all")
+    group.add_argument(
+        "--prune",
+        choices=["asha", "median", "none"],
+        help="of a search: stop runs early by their held-out loss, each among those of its own arm only",
+    )
     group.add_argument("--until", metavar="STAGE", help="leave out what comes after this stage")
 
 
@@ -99,6 +112,7 @@ def sync_command(options: argparse.Namespace) -> str:
         "--set": options.settings,
         "--axis": options.axes,
         "--teacher": [options.teacher],
+        "--tuning-seeds": [options.tuning_seeds and str(options.tuning_seeds)],
         "--until": [options.until],
         "--store": [options.store] if options.store != DEFAULT_STORE else [],
         "--views": [options.views],
@@ -130,22 +144,36 @@ def make_plan(options: argparse.Namespace, store: Store) -> Plan:
 
 def make_planning(options: argparse.Namespace, store: Store) -> Callable[[], Plan]:
     """Return what plans the study that the options describe, again and again while records come in."""
+    return make_search(options, store)[0]
+
+
+def make_search(options: argparse.Namespace, store: Store) -> tuple[Callable[[], Plan], Ledger | None]:
+    """Return what plans the study, and the points that it has asked for, if it is a search."""
     from orchestrator.fingerprints import FilePlanner
     from orchestrator.plan import Planning
+    from orchestrator.search.ledger import Ledger
     from orchestrator.studies import Changes, load
 
     changes = Changes(
-        tuple(options.settings), tuple(options.axes), tuple(options.places), options.teacher, options.scale
+        tuple(options.settings),
+        tuple(options.axes),
+        tuple(options.places),
+        options.teacher,
+        options.scale,
+        options.tuning_seeds,
+        options.points,
+        options.prune,
     )
     planner = FilePlanner(store)
     planning = Planning(load(options.study, changes), planner, until=options.until)
+    ledger = Ledger(planning, store) if planning.study.search is not None else None
 
     def plan() -> Plan:
-        made = planning(store.record)
+        made = planning(store.record, ledger.asked() if ledger else ())
         planner.save()
         return made
 
-    return plan
+    return plan, ledger
 
 
 def console(*, stderr: bool = False) -> Console:

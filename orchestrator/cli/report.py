@@ -18,7 +18,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli import answers
 from orchestrator.cli.options import (
@@ -31,6 +31,10 @@ from orchestrator.cli.options import (
     print_json,
     views_folder,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.store import Store
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -56,7 +60,8 @@ def _add_figure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--figure",
         metavar="NAME",
-        help="loss_curves, outcome_by_rank, outcomes, differences, spectrum, layers, selection",
+        help="loss_curves, outcome_by_rank, outcomes, differences, spectrum, layers, selection; of a search: history, "
+        "importance, slices, trade_off",
     )
     group.add_argument("--arms", metavar="A,B", help="only these arms")
     group.add_argument("--rank", metavar="R,S", help="only these ranks; of --answers, too")
@@ -80,12 +85,15 @@ def execute(options: argparse.Namespace) -> int:
         plan, store, views_folder(options, store), shlex.join(["python", "-m", "orchestrator", *options.words])
     )
     if not views.has_report():
+        _refuse_empty_search(options, plan, store)
         raise UserError(
             f"nothing to compare of {plan.study.name} (scale {plan.study.scale}) is finished in {store.root}; "
             f"run it with: python -m orchestrator sweep {options.study}"
         )
     if options.figure:
         return _draw(options, views)
+    if options.answers and plan.study.search is not None:
+        raise UserError(f"--answers puts arms side by side, and {plan.study.name} is a search: it compares none")
     if options.answers:
         return answers.execute(options, plan, store, views.report_folder)
     views.write_report()
@@ -122,12 +130,27 @@ def _draw(options: argparse.Namespace, views: Any) -> int:
     look = style.SLIDE if options.slide else style.COLUMN if options.column else style.REPORT
     kind = options.format or (out.suffix[1:].lower() if out else "png")
     wish = Wish(options.figure, _names(options.arms), _ranks(options.rank), look, kind, out)
-    drawn = redraw(views.plan, views.store, views.report_folder, wish)
+    if views.plan.study.search is not None:
+        from orchestrator.report.search import writer
+
+        drawn = writer.redraw(views.plan, views.store, views.report_folder, wish)
+    else:
+        drawn = redraw(views.plan, views.store, views.report_folder, wish)
     if options.json:
         print_json({"figure": str(drawn.picture), "numbers": str(drawn.numbers), "caption": drawn.caption})
     else:
         sys.stdout.write(f"{drawn.caption}\n{drawn.picture}\n{drawn.numbers}\n")
     return 0
+
+
+def _refuse_empty_search(options: argparse.Namespace, plan: Plan, store: Store) -> None:
+    from orchestrator.errors import UserError
+
+    if plan.study.search is not None:
+        raise UserError(
+            f"no point of {plan.study.name} (scale {plan.study.scale}) is done in {store.root}; "
+            f"run it with: python -m orchestrator sweep {options.study}"
+        )
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.options import add_json, add_store, console, open_store, print_json
+from orchestrator.progress import sparkline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from orchestrator.store import Record
 
 SAMPLES = 5
-BARS = "▁▂▃▄▅▆▇█"
 
 
 def add(verbs: Any) -> None:
@@ -97,12 +97,3 @@ def _print_answers(out: Console, path: Path) -> None:
             mark = {True: "right", False: "wrong", None: ""}[answer.get("correct")]
             shown = f"{answer['prompt'][-60:]!r} -> {answer['given'][:40]!r} ({answer['reference']!r})"
             out.print(f"  {mark:<6} {shown}", markup=False, soft_wrap=True)
-
-
-def sparkline(values: list[float], width: int = 40) -> str:
-    """Return the values as a line of block characters, at most `width` of them, lowest to highest."""
-    step = max(1, -(-len(values) // width))
-    chosen = values[::step]
-    low, high = min(chosen), max(chosen)
-    span = (high - low) or 1.0
-    return "".join(BARS[min(int((value - low) / span * len(BARS)), len(BARS) - 1)] for value in chosen)

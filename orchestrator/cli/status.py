@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.options import add_json, add_store, add_study, console, make_plan, open_store, print_json
+from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.live import Live
@@ -22,14 +23,21 @@ def add(verbs: Any) -> None:
     add_study(parser, optional=True)
     add_store(parser)
     add_json(parser)
+    live = parser.add_argument_group("while a sweep runs").add_mutually_exclusive_group()
+    live.add_argument("--watch", action="store_true", help="the sweep's screen, until it ends; lines when piped")
+    live.add_argument("--follow", metavar="RUN", help="a run's log as it grows: a name, an id or its unique beginning")
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Print counts per stage, the running runs and the failures."""
+    """Print counts per stage, the running runs and the failures; or watch the sweep, or follow a run."""
     from orchestrator.live import live
 
     store = open_store(options)
+    if options.follow:
+        return _follow(options, store)
+    if options.watch:
+        _watch(options, store)
     counts = _counts(options, store)
     running = live(store)
     failed = store.records(store.failed_ids())
@@ -54,6 +62,29 @@ def execute(options: argparse.Namespace) -> int:
         log = store.failures / run_id / str(record.provenance.attempt) / "log.txt"
         out.print(f"  {record.status} {record.name} ({run_id}): {record.error}; log: {log}", soft_wrap=True)
     return 0
+
+
+def _follow(options: argparse.Namespace, store: Store) -> int:
+    from orchestrator.live.follow import Follower, find
+
+    _refuse_study(options, "--follow")
+    return Follower(store, find(options.follow, store), lambda line: print(line, flush=True)).follow()
+
+
+def _watch(options: argparse.Namespace, store: Store) -> None:
+    from orchestrator.live.watch import watch
+
+    _refuse_study(options, "--watch")
+    if not store.root.is_dir():
+        raise UserError(f"there is no store {store.root}; name the one that a sweep uses with --store DIR")
+    watch(store)
+
+
+def _refuse_study(options: argparse.Namespace, option: str) -> None:
+    if options.study:
+        raise UserError(f"{option} shows the sweep that uses the store, whatever its study: leave out {options.study}")
+    if options.json:
+        raise UserError(f"{option} and --json exclude each other")
 
 
 def _counts(options: argparse.Namespace, store: Store) -> dict[str, dict[str, int]]:

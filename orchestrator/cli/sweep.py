@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.options import (
@@ -14,7 +15,7 @@ from orchestrator.cli.options import (
     add_study,
     add_tensorboard,
     console,
-    make_planning,
+    make_search,
     open_store,
     sync_command,
     views_folder,
@@ -50,6 +51,9 @@ def add(verbs: Any) -> None:
     again.add_argument("--retry", choices=["diverged"], help="make the diverged runs of this study again")
     again.add_argument("--wait", action="store_true", help="wait if another sweep uses the store, instead of leaving")
     add_oversubscribe(parser)
+    parser.add_argument_group("what is shown").add_argument(
+        "--plain", action="store_true", help="a line per event, as when piped or in CI, where there would be a screen"
+    )
     add_tensorboard(parser)
     parser.set_defaults(execute=execute)
 
@@ -60,23 +64,28 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.advice import demonstration
     from orchestrator.cli.needs import limits_of
     from orchestrator.estimate import available_cpus
+    from orchestrator.live.reporter import Reporter
+    from orchestrator.live.screen import suits
+    from orchestrator.search.asking import Asking
     from orchestrator.views import Views
 
     begun = time.monotonic()
     store = open_store(options)
-    replan = make_planning(options, store)
+    replan, ledger = make_search(options, store)
     plan = replan()
     command = shlex.join(["python", "-m", "orchestrator", *options.words])
     if line := demonstration(plan):
         say(line)
     folder = views_folder(options, store)
-    views = Views(plan, store, folder, command, sync_command(options), options.tensorboard)
+    slots = 1 if options.local else available_cpus()
+    reporter = Reporter(store.root, slots, has_screen=suits(sys.stderr) and not options.plain)
+    views = Views(plan, store, folder, command, sync_command(options), options.tensorboard, reporter.tell)
     code = sweep.run(
         plan,
         store,
         replan=replan,
         views=views,
-        make_backend=lambda: make_backend(options),
+        make_backend=lambda: make_backend(options, reporter.tell),
         command=command,
         wait=options.wait,
         forget=_to_forget(options, plan, store),
@@ -86,6 +95,8 @@ def execute(options: argparse.Namespace) -> int:
             oversubscribe=options.oversubscribe,
             is_elsewhere=options.address is not None,
         ),
+        reporter=reporter,
+        asking=Asking(ledger, store, replan) if ledger else None,
         say=say,
     )
     table = views.report()
@@ -95,15 +106,15 @@ def execute(options: argparse.Namespace) -> int:
     return code
 
 
-def make_backend(options: argparse.Namespace) -> Backend:
-    """Return the backend that the options name; only here is Ray imported."""
+def make_backend(options: argparse.Namespace, tell: Callable[[str], None]) -> Backend:
+    """Return the backend that the options name, which may `tell` lines; only here is Ray imported."""
     if options.local:
         from cluster.local import LocalBackend
 
         return LocalBackend()
     from cluster.tune import TuneBackend
 
-    return TuneBackend(address=options.address, tell=say)
+    return TuneBackend(address=options.address, tell=tell)
 
 
 def say(line: str) -> None:

@@ -16,6 +16,7 @@ from orchestrator.report.current import SUMMARY, is_current
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
+    from orchestrator.report.search.terminal import TerminalSearch
     from orchestrator.report.summary import Summary
     from orchestrator.report.terminal import TerminalReport
     from orchestrator.store import Store
@@ -33,6 +34,10 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
 
     `command` is named in report.md as the way to make it again. Failed, skipped and pending runs are shown as such.
     """
+    if plan.study.search is not None:
+        from orchestrator.report.search import writer as of_search
+
+        return of_search.write(plan, store, folder, command=command)
     from orchestrator.report import writer
 
     return writer.write(plan, store, folder, command=command)
@@ -45,8 +50,12 @@ def read(folder: Path) -> Summary:
     return Summary.model_validate_json((folder / SUMMARY).read_text())
 
 
-def terminal_table(folder: Path) -> TerminalReport:
+def terminal_table(folder: Path, *, is_search: bool = False) -> TerminalReport | TerminalSearch:
     """Return the rich renderable of a written report, without computing anything again."""
+    if is_search:
+        from orchestrator.report.search.terminal import TerminalSearch
+
+        return TerminalSearch(read(folder), folder)
     from orchestrator.report.terminal import TerminalReport
 
     return TerminalReport(read(folder), folder)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import pandas as pd
 
 from orchestrator.plan import Plan
-from orchestrator.report import claims
+from orchestrator.report import choices, claims
 from orchestrator.report.claims.basis import Basis
 from orchestrator.report.claims.decide import deciding
 from orchestrator.report.claims.oscillation import with_oscillation
@@ -33,6 +33,7 @@ def summarise(
     view = ItemView.read(plan, store, family, records)
     judged, of_items = by_item(view, judge(family, scope(family)))
     differences = deciding(plan, judged, command)
+    chosen = filter(None, [choices.section(plan, differences, command)])
     lines = [with_accuracy(view, line) for line in (*references(family), *arm_lines(family, records))]
     return Summary(
         study=study.name,
@@ -58,17 +59,17 @@ def summarise(
         gap_note=gap_note(family),
         design_note=_design_note(judged, comparison),
         failures=[_failure(plan, record) for record in records.values() if record.status != "done"],
-        notes=[*study.notes, *_settings_by_arm(family)],
-        sections=of_items + claims.sections(Basis(plan, store, records, family, judged, lines)),
+        notes=[*study.notes, *_settings_by_arm(family, {item.setting for item in plan.selections})],
+        sections=[*chosen, *of_items, *claims.sections(Basis(plan, store, records, family, judged, lines))],
     )
 
 
 def scope(family: Family) -> str:
-    """Return for what the verdicts hold: one teacher and one split are luck that all students share."""
+    """Return for what the verdicts hold: one teacher, one split and the selected settings are luck that runs share."""
     teachers, splits = ((family.table["stage"] == stage).sum() for stage in ("teacher", "dataset"))
     who = "this teacher" if teachers <= 1 else f"these {teachers} teachers"
     where = "split" if splits <= 1 else f"these {splits} splits"
-    return f"for {who} and {where}"
+    return ", ".join(filter(None, [f"for {who} and {where}", family.study.at_selected]))
 
 
 # -- small things -----------------------------------------------------------------------------------------
@@ -84,9 +85,10 @@ def _target(table: pd.DataFrame, comparison: Comparison) -> str:
     return f"held-out loss {shown} (the teacher's + {comparison.target_margin:g})"
 
 
-def _settings_by_arm(family: Family) -> list[str]:
-    """Return a note for every setting that differs between the arms, such as the learning rate."""
-    settings = [name for name in ("learning_rate", "lora_alpha", "steps", "batch_size") if name in family.rows]
+def _settings_by_arm(family: Family, selected: Set[str]) -> list[str]:
+    """Return a note for every setting that differs between the arms, such as alpha; selected ones have a table."""
+    told = [name for name in ("learning_rate", "lora_alpha", "steps", "batch_size") if name not in selected]
+    settings = [name for name in told if name in family.rows]
     notes = []
     for name in settings:
         rows = (

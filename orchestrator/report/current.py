@@ -25,10 +25,13 @@ FILES = (
     SUMMARY,
 )
 
+SEARCH_FILES = ("results.csv", "points.csv", "report.md", "report.html", SUMMARY)
+
 
 def is_current(plan: Plan, store: Store, folder: Path) -> bool:
     """Say whether `folder` holds the report of exactly these records, written by exactly this code."""
-    if not all((folder / name).is_file() for name in FILES):
+    files = FILES if plan.study.search is None else SEARCH_FILES
+    if not all((folder / name).is_file() for name in files):
         return False
     return read_marker(folder / STATE) == _marker(plan, folder, record_states(plan, store))
 
@@ -41,6 +44,7 @@ def mark(plan: Plan, folder: Path, states: Mapping[str, str]) -> None:
 def _marker(plan: Plan, folder: Path, states: Mapping[str, str]) -> dict[str, str]:
     study = plan.study
     about = repr((study.name, study.scale, study.description, study.notes, study.comparison, dict(study.axes)))
+    about += repr((study.search, study.origin, len(plan.points))) if study.search else ""
     names = repr([(run.id, run.name) for run in plan.runs])
     locked = b"".join(path.read_bytes() for path in [folder / DESIGN] if path.is_file())
     digests = {"study": about.encode(), "names": names.encode(), "design": locked}
@@ -53,9 +57,10 @@ def code_version() -> str:
     here = Path(__file__).parent
     beside = [
         here.parent / name
-        for name in ("results.py", "design.py", "replication.py", "preregistration.py", "rehearsal.py")
+        for name in ("results.py", "design.py", "replication.py", "preregistration.py", "rehearsal.py", "space.py")
     ]
-    paths = [*here.rglob("*.py"), *here.glob("templates/*"), *beside, *(here.parent / "statistics").rglob("*.py")]
+    further = [path for name in ("statistics", "search") for path in (here.parent / name).rglob("*.py")]
+    paths = [*here.rglob("*.py"), *here.glob("templates/*"), *beside, *further]
     return _digest(b"\0".join(path.read_bytes() for path in sorted(paths)))
 
 

@@ -1,4 +1,4 @@
-"""The whole report as sections in reading order, before any rendering: HTML and LaTeX show the same ones.
+"""The whole report as sections in reading order, before any rendering: HTML, Markdown and LaTeX show the same ones.
 
 The verdict comes first; it is no section, for it is sentences with labels that each rendering colours in its way.
 """
@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.report import formatting, spectra, tables
+from orchestrator.report.claims.decide import sweep_command
 from orchestrator.report.material import Material
-from orchestrator.report.measures import MEASURES
+from orchestrator.report.measures import MEASURES, Measure
 from orchestrator.report.sections import Grid, Section
 from orchestrator.report.summary import Summary
 
+FRONT = ("rehearsal", "why-no-effect", "ranks", "expectations")
+"""Sections that answer what is asked of the verdict: directly after the comparison."""
 PLACED = {
     "selection": ("Selected settings", ("selection",)),
     "curves": ("Curves", ("loss_curves",)),
     "outcome": ("Outcome and differences", ("outcome_by_rank", "outcomes", "differences")),
     "spectra": ("Spectra", ("spectrum",)),
 }
-"""Sections that are figures: name -> title and figures, in order."""
+"""Sections that are figures: name -> title and figures, in order; with what a section of that name has to say."""
 CODE = re.compile(r"`([^`]+)`")
 """What is written between backticks is a command or a name."""
 
@@ -40,6 +43,8 @@ class Document:
     headline: str
     sections: list[Section]
     deciding: list[tuple[str, str]]
+    heading: str = "Verdict"
+    """Of what comes first."""
 
 
 def compose(material: Material, context: Mapping[str, Any]) -> Document:
@@ -80,38 +85,39 @@ def _sections(material: Material, context: Mapping[str, Any]) -> Iterator[Sectio
     summary = material.summary
     used = {name for section in summary.sections for name in section.figures}
     yield _comparison(summary, context)
+    yield from (section for name in FRONT for section in summary.sections if section.name == name)
     for name, (title, figures) in PLACED.items():
         shown = [figure for figure in figures if figure in summary.figures and figure not in used]
         used |= set(shown)
-        if shown:
-            yield Section(name=name, title=title, figures=shown)
+        said = next((section for section in summary.sections if section.name == name), None)
+        if shown or said:
+            yield (said or Section(name=name, title=title)).model_copy(update={"figures": shown})
     layers = _layers(material)
     if layers is not None:
         used |= set(layers.figures)
         yield layers
-    yield from summary.sections
+    yield from (section for section in summary.sections if section.name not in {*FRONT, *PLACED})
     rest = [name for name in summary.figures if name not in used]
     if rest:
         yield Section(name="more-figures", title="More figures", figures=rest)
     if summary.failures:
         yield _failures(summary)
-    yield _reproduce(summary, context)
+    yield _reproduce(material, context)
 
 
 def _comparison(summary: Summary, context: Mapping[str, Any]) -> Section:
     target = f"; the target is a {summary.target}" if summary.target else ""
     cells = (
-        "Cells are means over the runs with their 95 % t interval (±); n counts the runs behind them, with those that "
-        f"ended otherwise. Steps to target: the median{target}; “> N” means that the middle run had not reached it "
-        "after N steps."
+        "Cells are means over the runs with their 95 % t interval (± or in brackets; of answers: over items and runs); "
+        f"n counts the runs behind them, with those that ended otherwise. Steps to target: the median{target}; "
+        "“> N” means that the middle run had not reached it after N steps, and (k/n) that k of n runs reached it."
     )
     grids = [_grid(_outcomes(summary), caption="Base, teacher and arms: outcomes. " + cells)]
-    if (others := _others(summary)).header:
-        grids.append(_grid(others, caption="Base, teacher and arms: what else was measured, and what it cost."))
     if summary.differences:
-        grids.append(_grid(tables.differences(summary), caption="Paired differences. " + str(context["how_tested"])))
+        grids.append(_grid(tables.differences(summary), caption=str(context["how_tested"])))
     if any(value for item in summary.quotes for value in (item.initial_loss, item.steps, item.final_loss)):
         grids.append(_grid(tables.quotes(summary), caption=PERCENT))
+    grids += [_grid(table, caption=_others_caption(measures)) for measures, table in _others(summary)]
     notes = [text for text in (summary.gap_note,) if text]
     return Section(name="comparison", title="Comparison", paragraphs=notes, grids=grids)
 
@@ -122,16 +128,30 @@ def _outcomes(summary: Summary) -> tables.Table:
     return tables.comparison(summary, found)
 
 
-def _others(summary: Summary) -> tables.Table:
-    """Return the comparison in all other measures; without a header if there is none."""
-    others = [m for m in MEASURES if m.key not in OUTCOMES and any(m.key in line.numbers for line in summary.lines)]
-    whole = tables.comparison(summary, others)
-    rows = [row[:-1] for row in whole.rows]
-    return tables.Table(whole.header[:-1] if others else [], rows, whole.rules, whole.text_columns)
+def _others(summary: Summary) -> Iterator[tuple[list[Measure], tables.Table]]:
+    """Yield the comparison in all other measures: in one table, or in two where one would be too wide."""
+    known = [m for m in MEASURES if m.key not in OUTCOMES and any(m.key in line.numbers for line in summary.lines)]
+    sizes = [measure for measure in known if measure.key in SIZES]
+    parts = [known] if len(known) <= WIDEST else [[m for m in known if m not in sizes], sizes]
+    for measures in parts:
+        if measures:
+            yield measures, tables.comparison(summary, measures, with_steps=False)
 
 
-OUTCOMES = ("test_loss", "accuracy", "gap_closed", "initial_loss", "final_loss", "best_loss")
-"""Measures of the first table; those of the second are all others."""
+def _others_caption(measures: list[Measure]) -> str:
+    told = [f"{m.title}: {m.meaning}" for m in measures if m.meaning]
+    is_cost = all(measure.key in SIZES for measure in measures)
+    about = "what it takes" if is_cost else "what else was measured"
+    explained = f" {'; '.join(told)}." if told else ""
+    return f"Base, teacher and arms: {about}.{explained[:2].upper()}{explained[2:]}"
+
+
+OUTCOMES = ("test_loss", "accuracy", "gap_closed", "initial_loss", "final_loss")
+"""Measures of the first table; those of the further ones are all others."""
+SIZES = ("energy", "parameters", "share", "seconds")
+"""Measures of what an arm takes, which have a table of their own where there are many others."""
+WIDEST = 6
+"""Measures that a page has room for beside the arms."""
 PERCENT = (
     "Percent of the mean of the baseline, with Fieller's 95 % interval; negative is lower. A lower initial loss of a "
     "student that starts at the teacher holds by construction: it is a check, not evidence. Runs that did not reach "
@@ -174,11 +194,21 @@ def _failures(summary: Summary) -> Section:
     return Section(name="failures", title="What did not finish", grids=[grid])
 
 
-def _reproduce(summary: Summary, context: Mapping[str, Any]) -> Section:
-    notes = [f"{note[0].upper()}{note[1:]}." if not note.endswith(".") else note for note in summary.notes if note]
+def _reproduce(material: Material, context: Mapping[str, Any]) -> Section:
+    summary = material.summary
+    commits = sorted({record.provenance.git for record in material.records.values() if record.provenance.git})
+    checkout = f"`git checkout {commits[0].rstrip('+')}`, " if len(commits) == 1 else ""
+    again = f"To run it: {checkout}`pip install -e .`, `{sweep_command(material.plan, material.command)}`."
     runs = f"Runs: {context['counts']}; one row for each in `results.csv`, artefacts by readable name in `runs/`."
-    paragraphs = [*(f"{line}" for line in context["provenance"]), runs, *notes]
-    return Section(name="reproduce", title="How to reproduce", paragraphs=paragraphs)
+    notes = [sentence(note) for note in summary.notes if note]
+    return Section(name="reproduce", title="How to reproduce", paragraphs=[again, *context["provenance"], runs, *notes])
+
+
+def sentence(note: str) -> str:
+    """Return a note as a sentence; a name that it begins with keeps its small letter."""
+    first = note.split()[0]
+    begun = note if "_" in first else f"{note[0].upper()}{note[1:]}"
+    return begun if begun.endswith(".") else f"{begun}."
 
 
 def _grid(table: tables.Table, *, caption: str) -> Grid:

@@ -186,10 +186,15 @@ def differences(material: Material) -> Drawn | None:
     compared = {item.arm for item in found}
     arms = f"{min(compared) if len(compared) == 1 else 'arm'} − {found[0].baseline}"
     drawn.supxlabel(f"difference in {metric}, {arms}", fontsize="medium")
-    pairs = _runs(pd.Series([len(item.pairs) for item in found]), "pair")
-    style.title(drawn, "Is the difference real?", f"{pairs} (dots), their mean and its 95 % interval")
+    is_by_item = any(item.unit == "item" for item in found)
+    counted = _runs(pd.Series([len(item.pairs) for item in found]), "item" if is_by_item else "pair")
+    dots = "dots, each averaged over its runs" if is_by_item else "dots"
+    style.title(drawn, "Is the difference real?", f"{counted} ({dots}), their mean and its 95 % interval")
     methods = " or ".join(sorted({item.interval_method for item in found if item.interval_method}))
-    caption = f"Paired differences in {metric} ({arms}), {pairs} each; interval: {methods or 'none'}."
+    caption = (
+        f"Paired differences in {metric} ({arms}): {counted} ({dots}), their mean and its 95 % interval "
+        f"({methods or 'none'}); left of 0 the arm is lower."
+    )
     values = [{"group": _named(item), "arm": item.arm, "difference": pair} for item in found for pair in item.pairs]
     return Drawn(drawn, pd.DataFrame(values), caption)
 

@@ -6,6 +6,7 @@ Everything in it that comes from a study or a record is escaped by jinja2; figur
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from orchestrator.report.document import CODE, Document, label, long_columns
 from orchestrator.report.material import Written
 from orchestrator.report.paper.library import Reference
+from orchestrator.report.summary import Difference
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -43,6 +45,16 @@ def inline(text: str) -> Any:
     return Markup("").join(shown)
 
 
+def verdict(item: Difference) -> Any:
+    """Return a verdict's sentence as HTML, the one word in it as a label."""
+    from markupsafe import Markup
+
+    sentence = re.sub(r"\b(p|adjusted|margin of) (?=[\d<p])", "\\1\u00a0", item.sentence)  # no line ends within these
+    before, word, after = re.split(f"({re.escape(item.verdict)})", sentence, maxsplit=1, flags=re.IGNORECASE)
+    chip = Markup('<span class="chip">{}</span>').format(word)
+    return inline(before) + chip + inline(after)
+
+
 @cache
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -55,5 +67,5 @@ def _environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(inline=inline, label=label, long_columns=long_columns, picture=picture)
+    environment.filters.update(inline=inline, label=label, long_columns=long_columns, picture=picture, verdict=verdict)
     return environment

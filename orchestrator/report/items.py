@@ -100,13 +100,13 @@ class ItemView:
         return sum(int(side["run_id"].isin(names).sum()) for side in sides)
 
     def scope(self, n: int) -> str:
-        """Return for what a verdict by item holds: the teachers that there were, over so many items."""
+        """Return for what a verdict by item holds: teachers, selected settings, so many items."""
         teachers = len(self.plan.of_stage("teacher"))
         if self.folds and teachers >= self.folds:
             who = f"for the teachers of these {self.folds} folds"
         else:
             who = "for this teacher" if teachers <= 1 else f"for these {teachers} teachers"
-        return f"{who}, over {n} items"
+        return ", ".join(filter(None, [who, self.plan.study.at_selected, f"over {n} items"]))
 
 
 def _has(side: pd.DataFrame, column: str) -> bool:

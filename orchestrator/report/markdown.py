@@ -10,14 +10,18 @@ from orchestrator.report.summary import Difference
 
 
 def sections(found: Sequence[Section], figures: Mapping[str, str]) -> str:
-    """Return every section with its heading; a figure of the report that a section names stands at its end."""
+    """Return every section with its heading; figures that it names stand at its end."""
     return "\n".join(_section(section, figures) for section in found)
 
 
 def _section(section: Section, figures: Mapping[str, str]) -> str:
     parts = [f"## {section.title}", *section.paragraphs, *(_grid(grid) for grid in section.grids)]
-    parts += [f"![{figures[name]}](figures/{name}.png)" for name in section.figures if name in figures]
+    parts += [_figure(name, figures[name]) for name in section.figures if name in figures]
     return "\n\n".join(parts) + "\n"
+
+
+def _figure(name: str, caption: str) -> str:
+    return f"![{caption}](figures/{name}.png)\n\n{caption} Numbers: [figures/{name}.csv](figures/{name}.csv)"
 
 
 def _grid(grid: Grid) -> str:

@@ -16,6 +16,7 @@ from orchestrator.plan import Plan
 from orchestrator.rehearsal import longer_by, parts
 from orchestrator.replication import counted_axes, design_of
 from orchestrator.report import formatting
+from orchestrator.report.choices import choices_of
 from orchestrator.report.claims.words import listed
 from orchestrator.report.comparison import scope
 from orchestrator.report.differences import judge, number
@@ -126,15 +127,8 @@ def _until(part: Plan, table: pd.DataFrame, size: int) -> pd.DataFrame:
 
 def _is_alike(part: Plan, difference: Difference) -> bool:
     """Say whether the tuning runs gave the arm and the baseline of a comparison the same settings."""
-    assert part.study.comparison is not None
-    arm = part.study.comparison.arm
-    chosen: dict[str, list[float | None]] = {difference.arm: [], difference.baseline: []}
-    for item in part.selections:
-        own = {axis.rpartition(".")[2]: value for axis, value in item.labels.items()}
-        name = str(item.labels.get(arm))
-        if name in chosen and all(own.get(axis, value) == value for axis, value in difference.group.items()):
-            chosen[name].append(item.value)
-    return chosen[difference.arm] == chosen[difference.baseline]
+    ours, theirs = ([item.value for item in some] for some in choices_of(part, difference))
+    return ours == theirs
 
 
 def _by_comparison(study: Study, found: Sequence[Sequence[Case]]) -> list[Counted]:

@@ -139,7 +139,9 @@ def _look(arms: Sequence[str], arm: str) -> tuple[str, str]:
 
 def _detail(numbers: pd.DataFrame) -> str:
     seeds = numbers["seed"].nunique()
-    shown = "one tuning seed" if seeds == 1 else f"mean over {seeds} tuning seeds, which are the dots"
+    fewest = numbers.groupby(["panel", "arm", "value"])["run_id"].nunique().min()
+    count = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
+    shown = "one tuning seed" if seeds == 1 else f"mean over {count} tuning seeds, which are the dots"
     crosses = "; crosses: diverged" if (numbers["loss"] == math.inf).any() else ""
     return f"validation loss at the last step, {shown}{crosses}"
 

@@ -52,8 +52,8 @@ def layers(material: Material) -> Drawn | None:
     style.legend(drawn, axis)
     count = int(kept["layers"].sum())
     style.title(drawn, "Which layers does a rank serve?", f"energy kept of {count} layers, pooled by type")
-    shown = ", ".join(map(str, ranks))
-    caption = f"Energy of the teacher's change kept at ranks {shown} by layer type, pooled over {count} layers."
+    shown = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+    caption = f"Energy of the teacher's change kept at {shown} by layer type, pooled over {count} layers."
     return Drawn(drawn, kept[["type", "layers", *(f"energy_{rank}" for rank in ranks)]], caption)
 
 

@@ -210,7 +210,8 @@ def arm_line(arms: Sequence[str], arm: str) -> dict[str, Any]:
 def rank_style(ranks: Sequence[int], rank: int) -> tuple[str, str]:
     """Return shade and marker of a rank where ranks are told apart: greys, for colours are the arms'."""
     place = list(ranks).index(rank)
-    return str(round(0.7 * (1 - place / max(1, len(ranks) - 1)), 3)), MARKERS[place % len(MARKERS)]
+    lightness = 0.7 * (1 - place / (len(ranks) - 1)) if len(ranks) > 1 else 0.0
+    return str(round(lightness, 3)), MARKERS[place % len(MARKERS)]
 
 
 def rank_axis(axis: Axes, ranks: Sequence[float]) -> None:

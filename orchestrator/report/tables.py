@@ -27,12 +27,15 @@ class Table:
     text_columns: int = 1
 
 
-def comparison(summary: Summary, columns: Sequence[Measure] = MEASURES, *, is_narrow: bool = False) -> Table:
-    """Return the comparison: a row per reference and arm, cells are mean ± half the interval."""
+def comparison(
+    summary: Summary, columns: Sequence[Measure] = MEASURES, *, is_narrow: bool = False, with_steps: bool = True
+) -> Table:
+    """Return the comparison: a row per reference and arm, cells are mean ± half the interval, steps to target last."""
     shown = [column for column in columns if any(column.key in line.numbers for line in summary.lines)]
     titles = [column.heading if is_narrow else column.full_title for column in shown]
-    header = [*summary.group_names, summary.arm_name, "n", *titles, "steps" if is_narrow else STEPS]
-    rows = [_row(summary, line, shown, is_narrow) for line in summary.lines]
+    steps = ["steps" if is_narrow else STEPS] * with_steps
+    header = [*summary.group_names, summary.arm_name, "n", *titles, *steps]
+    rows = [_row(summary, line, shown, is_narrow)[: len(header)] for line in summary.lines]
     groups = [line.group for line in summary.lines]
     rules = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
     return Table(header, rows, rules, len(summary.group_names) + 1)

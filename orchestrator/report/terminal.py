@@ -87,7 +87,7 @@ class TerminalReport:
         for section in self.summary.sections:
             if section.name in DECISIVE and section.paragraphs:
                 yield Text()
-                yield Text(f"{section.title}: {section.paragraphs[0]}")
+                yield Text(f"{section.title}: {section.paragraphs[0]}".replace("`", ""))
 
     def _failures(self) -> Iterator[Text]:
         if self.summary.failures:

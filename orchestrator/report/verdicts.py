@@ -145,6 +145,8 @@ def _margin(word: Verdict, evidence: Evidence) -> str:
         return f" Within the margin of {evidence.margin:g} (adjusted p {p})."
     if evidence.is_within_margin:
         return f" It is smaller than the margin of {evidence.margin:g} (adjusted p {p}): real, and too small to matter."
+    if word != "inconclusive":
+        return ""
     return f" Not shown to be within the margin of {evidence.margin:g} (adjusted p {p})."
 
 

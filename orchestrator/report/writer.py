@@ -52,8 +52,7 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     write_csv(item_table(plan, store), folder / "items.csv")
     tables.write_csv(summary, folder / "comparison.csv")
     context = _context(plan, summary, records, command)
-    for name in ("comparison.md", "report.md"):
-        write_atomically(folder / name, _markdown().get_template(f"{name}.j2").render(context), durable=False)
+    write_atomically(folder / "comparison.md", _rendered("comparison.md", context), durable=False)
     write_atomically(folder / "comparison.tex", _latex(summary), durable=False)
     _write_document(replace(material, summary=summary), pictures, context, folder)
     write_links(plan, store, folder / "runs")
@@ -65,9 +64,16 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
 def _write_document(
     material: Material, pictures: Mapping[str, Written], context: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write report.html, and the paper pack beside it."""
+    """Write report.html, the same as report.md, and the paper pack beside them."""
     composed = document.compose(material, context)
     references = bibliography.used(material)
+    told = {
+        "title": composed.title,
+        "headline": composed.headline,
+        "sections": markdown.sections(composed.sections, material.summary.figures),
+        "references": references,
+    }
+    write_atomically(folder / "report.md", _rendered("report.md", {**context, **told}), durable=False)
     write_atomically(folder / "report.html", html.render(composed, pictures, references), durable=False)
     paper.write(material, composed, references, folder / "paper")
 
@@ -91,7 +97,6 @@ def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], comman
     return {
         "summary": summary,
         "verdicts": markdown.verdicts(summary.differences),
-        "sections": markdown.sections(summary.sections, summary.figures),
         "adjusted": adjusted,
         "comparison": tables.markdown(tables.comparison(summary)),
         "differences": tables.markdown(tables.differences(summary)),
@@ -102,9 +107,9 @@ def _context(plan: Plan, summary: Summary, records: Mapping[str, Record], comman
         "interval": interval,
         "direction": direction,
         "how_tested": (
-            f"Paired by {'item, averaged over runs' if is_by_item else f'what the arms share ({replicates})'}. "
+            f"Differences paired by {'item, averaged over runs' if is_by_item else replicates}. "
             f"Two-sided {'exact' if is_exact else 'Monte Carlo'} sign-flip test of the mean difference; "
-            f"the interval {interval}; {adjusted}. {direction}"
+            f"the interval {interval}; {adjusted}. d_z: mean over standard deviation of the differences. {direction}"
         ),
         "words": formatting.WORDS,
         "counts": ", ".join(f"{number} {status}" for status, number in summary.counts.items()),
@@ -130,11 +135,16 @@ def provenance(records: Mapping[str, Record], command: str) -> list[str]:
     commits = sorted({item.git for item in about if item.git})
     hosts = sorted({item.host for item in about})
     core_seconds = sum(item.seconds * item.place.get("cpus", 1) * item.place.get("workers", 1) for item in about)
-    lines = [f"Command: `{command}`"] if command else []
-    lines += [f"Commit: {', '.join(commits)} (+: with changes)" if commits else "No git checkout"]
-    lines += [f"Packages: {', '.join(sorted(packages))}"] if packages else []
-    lines += [f"Hosts: {', '.join(hosts)}; {core_seconds:,.0f} core-seconds in all"] if about else []
+    lines = [f"This report was made by `{command}`."] if command else []
+    changed = " (+: with changes that are in no commit)" if any(commit.endswith("+") for commit in commits) else ""
+    lines += [f"Commit: {', '.join(commits)}{changed}." if commits else "No git checkout."]
+    lines += [f"Packages: {', '.join(sorted(packages))}."] if packages else []
+    lines += [f"Hosts: {', '.join(hosts)}; {core_seconds:,.0f} core-seconds in all."] if about else []
     return lines
+
+
+def _rendered(name: str, context: Mapping[str, Any]) -> str:
+    return str(_markdown().get_template(f"{name}.j2").render(context))
 
 
 @cache

@@ -62,19 +62,20 @@ def writing_client(uri: str) -> Any:
     return reading_client(uri)
 
 
-def heard(client: Any, answered: Callable[[], None]) -> Any:
-    """Return a client that says so whenever a call of its was answered."""
-    return _Heard(client, answered)
+def heard(client: Any, asking: Callable[[], None], answered: Callable[[], None]) -> Any:
+    """Return a client that says so whenever it is about to ask (which may raise), and whenever it was answered."""
+    return _Heard(client, asking, answered)
 
 
 class _Heard:
-    def __init__(self, client: Any, answered: Callable[[], None]) -> None:
-        self._client, self._answered = client, answered
+    def __init__(self, client: Any, asking: Callable[[], None], answered: Callable[[], None]) -> None:
+        self._client, self._asking, self._answered = client, asking, answered
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._client, name)
 
         def calling(*arguments: Any, **options: Any) -> Any:
+            self._asking()
             answer = call(*arguments, **options)
             self._answered()
             return answer

@@ -12,7 +12,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from orchestrator.tracking.client import heard, own_database, shown, writing_client
@@ -24,8 +24,10 @@ Event: TypeAlias = Callable[[Experiment], None]
 
 QUEUE = 20_000
 """The most events that wait, about a kilobyte each."""
-LONGEST_PAUSE_S, SHORTEST_PAUSE_S = 15.0, 0.25
-"""Between two tries to reach a server that is lost; the shortest while something waits for the last of them."""
+LONGEST_PAUSE_S, SHORT_PAUSE_S, SHORTEST_PAUSE_S = 15.0, 2.0, 0.25
+"""At most, between two tries to reach a server that is lost, or that answers some requests; and while the end waits."""
+SILENT = 3
+"""After so many tries without any answer in between a server is said to be lost."""
 LOST_S, SLOW_S = 2.0, 12.0
 """How long the end waits for a server that is lost, and for the next answer of one that is not."""
 
@@ -45,11 +47,12 @@ class Sender(threading.Thread):
         self.last: Sequence[Event] = ()
         self.experiment: Experiment | None = None
         self.problem: str | None = None
-        self.is_lost = self.was_lost = False
+        self.is_lost = self.was_lost = self.is_abandoned = False
         self.ending = threading.Event()
         self.give_up_s = float("inf")
         self._answered_s: float | None = None
-        self._look_again = False
+        self._look_again = self._is_missed = False
+        self._silent = 0
         self._flush_s = time.monotonic()
 
     # -- used by others ---------------------------------------------------------------------------------
@@ -71,6 +74,7 @@ class Sender(threading.Thread):
             self.events.put_nowait(None)  # wakes a thread that waits for events
         while self.is_alive() and not self._is_late():
             self.join(0.05)
+        self.is_abandoned = True
         return self.problem or (f"no answer from {self.where}" if self.is_alive() else None)
 
     def _is_late(self) -> bool:
@@ -85,7 +89,7 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """Take and deliver until the end."""
         try:
-            self.client = heard(writing_client(self.uri), self._answered)
+            self.client = heard(writing_client(self.uri), self._asking, self._answered)
             self._answered_s = time.monotonic()  # mlflow's import, which takes seconds, is over
             while not (self.ending.is_set() and self.events.empty()):
                 self._take()
@@ -110,8 +114,8 @@ class Sender(threading.Thread):
             self._flush_s = time.monotonic() + FLUSH_S
 
     def _deliver(self, event: Event) -> None:
-        pauses, looks = _pauses(), 0
-        while True:
+        looks = 0
+        for tries in itertools.count():
             try:
                 self._try(event)
             except Exception as error:
@@ -121,7 +125,7 @@ class Sender(threading.Thread):
                     raise
                 self._look_again = True
                 if kind == "lost":
-                    self._pause(error, next(pauses))
+                    self._pause(error, tries)
             else:
                 return
 
@@ -133,24 +137,25 @@ class Sender(threading.Thread):
         self._look_again = False
         event(self.experiment)
 
-    def _pause(self, error: Exception, seconds: float) -> None:
+    def _pause(self, error: Exception, tries: int) -> None:
         """Wait before the next try; whoever waits for the end is not kept waiting."""
-        if not self.is_lost:
-            self.is_lost = self.was_lost = True
-            if not self.ending.is_set():
-                self.tell(f"MLflow: no answer from {self.where}; the sweep goes on, and what it misses is sent later")
-        if self.ending.wait(seconds):
+        self._silent += 1
+        self.is_lost = self.was_lost = True
+        if self._silent == SILENT and not self.ending.is_set():
+            self._is_missed = True
+            self.tell(f"MLflow: no answer from {self.where}; the sweep goes on, and what it misses is sent later")
+        longest_s = LONGEST_PAUSE_S if self._silent > 1 else SHORT_PAUSE_S
+        if self.ending.wait(min(0.5 * 2**tries, longest_s)):
             if self._is_late():
                 raise GivenUp from error
             time.sleep(SHORTEST_PAUSE_S)
 
+    def _asking(self) -> None:
+        if self.is_abandoned:  # another writer may be at work by now
+            raise GivenUp
+
     def _answered(self) -> None:
-        self._answered_s = time.monotonic()
-        if self.is_lost:
-            self.is_lost = False
+        if self._is_missed:
+            self._is_missed = False
             self.tell(f"MLflow: {self.where} answers again, and gets what it missed")
-
-
-def _pauses() -> Iterator[float]:
-    growing = itertools.takewhile(lambda pause_s: pause_s < LONGEST_PAUSE_S, (0.5 * 2**n for n in itertools.count()))
-    return itertools.chain(growing, itertools.repeat(LONGEST_PAUSE_S))
+        self._silent, self.is_lost, self._answered_s = 0, False, time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.study import Axis, By, Computed, Rehearsal, Selected, Stage, around
@@ -13,10 +13,11 @@ from trainables.base_models.shape import Shape
 from trainables.training.compute import compute_matched_steps
 
 STARTS_LIKE = {
-    "random": ("subspace_only", "svd_subtracted", "pissa"),
-    "svd": ("svd_balanced", "spectrum_random", "wrong_teacher", "lora_squeeze"),
+    "random": ("subspace_only", "svd_subtracted", "pissa", "spectrum_random", "wrong_teacher"),
+    "svd": ("svd_balanced", "lora_squeeze"),
 }
-"""Inits whose grids lie around another's rate: random's for those that start at the base, svd's for the others."""
+"""Inits whose grids lie around another's rate: svd's for those that start near what the teacher has learnt already,
+random's for those that have it all to learn."""
 GENERAL_TEXT = 256
 """Tokens of a window of the text that forgetting is measured on."""
 
@@ -32,7 +33,8 @@ class Scale:
 
     `learning_rates` gives the inits random and svd the rate that their grids lie around, by rank, and
     `learning_rates_from` says whence; the other inits share these (STARTS_LIKE). `tuning_seeds` are those that choose
-    among the rates, and no verdict's.
+    among the rates, and no verdict's: every rate is tried on the first `tuning_start` of them, and those within noise
+    of the best on more (Selected.start): as many as a verdict's and one, for a choice about as sure as a verdict.
 
     margin          the smallest difference in test loss (nats per token) that matters
     rank            of studies that vary something else; `ranks` of those that vary it
@@ -61,7 +63,8 @@ class Scale:
     wrong_dataset: Mapping[str, Any]
     shape: Shape
     high_rank: int = 64
-    tuning_seeds: tuple[int, ...] = (101,)
+    tuning_seeds: tuple[int, ...] = tuple(range(101, 109))
+    tuning_start: int = 2
     places: Mapping[str, Place] = field(default_factory=dict)
     rehearsal: Rehearsal | None = None
 
@@ -110,7 +113,11 @@ class Scale:
     def selected_rate(self, *, widenings: int = 3) -> Selected:
         """Return the students' learning rate: selected for every arm and rank from a grid of its own."""
         grid = Computed(self.grid, "student.init", "student.rank")
-        return Selected(grid, seeds=self.tuning_seeds, widenings=widenings)
+        return replace(self.selected(grid), widenings=widenings)
+
+    def selected(self, grid: Any) -> Selected:
+        """Return a setting that is selected from this grid on the scale's tuning seeds."""
+        return Selected(grid, seeds=self.tuning_seeds, start=self.tuning_start)
 
     def grid(self, init: str, rank: int) -> tuple[float, ...]:
         """Return the rates that an arm at a rank chooses among: half decades, alike for all arms."""

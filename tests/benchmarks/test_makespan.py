@@ -21,9 +21,10 @@ from pathlib import Path
 import pytest
 
 from cluster.rooms import Demand
-from cluster.schedule import Task, lower_bound_s, remaining_paths
+from cluster.schedule import Task, remaining_paths
 from orchestrator.plan import Run
 from orchestrator.store import Store
+from tests.cluster.bound import lower_bound_s
 from tests.cluster.conftest import Memory
 from tests.cluster.test_schedule import Simulation
 from tests.fakes import make_run

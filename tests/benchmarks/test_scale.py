@@ -23,11 +23,12 @@ from cluster import placement
 from cluster.base import Outcome
 from cluster.dispatch import Dispatch
 from cluster.rooms import Demand, Room, Taken, place, take_all
-from cluster.schedule import Task, lower_bound_s
+from cluster.schedule import Task
 from cluster.tune import Driver, Nodes, PlanSearcher, Searcher
 from cluster.worker import Report
 from orchestrator.plan import Run
 from orchestrator.store import Store
+from tests.cluster.bound import lower_bound_s
 from tests.cluster.conftest import Memory
 from tests.fakes import make_run
 from trainables.base import Place

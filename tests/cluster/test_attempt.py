@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.attempt import Execution, limit_threads, request_stop
+from cluster.attempt import Execution, limit_threads, request_stop, stop_requested
 from cluster.base import Job
 from cluster.ending import keep_killed
 from cluster.notes import append_rows, read_progress
@@ -69,7 +69,7 @@ def test_a_stop_file_of_the_run_or_of_the_sweep_stops_it_at_the_next_step(store:
         job = job_of(store, "count", steps=9, seed=int(halt is None))
         execution = Execution(job, halt=halt)
         next(execution)
-        assert not execution.stop_requested()
+        assert not stop_requested(execution.attempt, halt)
         request_stop(store, job.run.id) if halt is None else halt.touch()
         assert list(execution) == []
         assert execution.outcome is not None

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.rooms import Demand, Room, Strategy, place
-from cluster.schedule import Schedule, Task, lower_bound_s, remaining_paths
+from cluster.schedule import Schedule, Task, remaining_paths
+from tests.cluster.bound import lower_bound_s
 
 FOUR = {"node": {"GPU": 4.0, "CPU": 64.0}}
 

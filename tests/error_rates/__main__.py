@@ -6,13 +6,17 @@ import sys
 from collections.abc import Sequence
 
 from tests.error_rates.measure import (
+    CHOSEN,
+    COSTS,
     COVERED,
     FAMILIES,
     MEETING,
     OTHERS,
     POWERED,
+    RULES,
     STUDIES,
     Rate,
+    choosing,
     coverage,
     errors,
     nominal,
@@ -26,7 +30,7 @@ INTRODUCTION = """\
 
 How often the statistical path errs, covers and detects: simulated studies, judged by the report's own code. Tuning runs
 choose each arm's learning rate at each rank, the verdict's seeds run at it, runs become paired differences by
-replicate, p is adjusted over the family at every declared look, and a verdict is given. Seeded; about a minute:
+replicate, p is adjusted over the family at every declared look, and a verdict is given. Seeded; about two minutes:
 
     python -m tests.error_rates > docs/error_rates.md
 
@@ -48,6 +52,21 @@ tuning seeds are a risk of their own: where rates matter (here a rate half a dec
 gives the arms rates that truly differ. A claim then holds for the rates that were chosen, and much less surely for the
 arms at their best. Choosing rates on the judged runs shows as a bias, in the next table.
 """
+CHOOSING = f"""\
+## Choosing the learning rates
+
+Two equal arms whose rates matter, {CHOSEN} studies each: in how many some comparison was called supported or
+contradicted, which of the arms at their best is wrong, and (in brackets) the tuning runs of a choice. By what a rate
+half a decade off costs; three rates, two more where the best lies on the edge. A race begins on two seeds for every
+rate; those within three standard errors of the best go on, on twice as many seeds each time.
+"""
+CHOOSING_READING = """\
+Read: a choice on two seeds is much noisier than a verdict on seven, and errs for it. Racing on up to eight errs about
+as eight seeds for every rate do, and takes the fewer runs the more a rate costs: it is what the scales do
+(`Selected(start=2)`, `--tuning-seeds 8`). Sixteen are better still. Where every replicate chooses for itself the luck
+of the choice is in the interval, and arms of equal noise are safe; but the noisier of two arms that are equal at their
+best chooses worse and is told from the other, and the runs are nearly those of eight seeds.
+"""
 
 
 def main() -> None:
@@ -58,7 +77,9 @@ def main() -> None:
     _table(("assumptions hold", *header[1:]), rows)
     rows = [(world.name, *_percent(rate), f"{100 * rate.lower_99:.1f}") for world, rate in _counted(OTHERS)]
     _table(("assumptions do not hold", *header[1:]), rows)
-    sys.stdout.write(f"{READING}\n## Coverage of the 95 % intervals\n\n")
+    sys.stdout.write(f"{READING}\n")
+    choices()
+    sys.stdout.write("## Coverage of the 95 % intervals\n\n")
     sys.stdout.write(
         f"{FAMILIES} studies each. Exact: what the inverted test covers where its assumptions hold; n pairs give it "
         "steps. Bias: of the mean difference, in sd.\n\n"
@@ -76,6 +97,18 @@ def main() -> None:
         "for significance at the adjustment's first and strictest step.\n\n"
     )
     _table(("design", "n", "d_z", "power, %", "reckoned, %"), [_power_row(world) for world in POWERED])
+
+
+def choices() -> None:
+    """Print the section on choosing rates."""
+    sys.stdout.write(f"{CHOOSING}\n")
+    rows = [(rule, *(_share_and_runs(*choosing(rule, cost)) for cost in COSTS)) for rule in RULES]
+    _table(("wrong, % (tuning runs of a choice)", *COSTS), rows)
+    sys.stdout.write(f"{CHOOSING_READING}\n")
+
+
+def _share_and_runs(rate: Rate, runs: float) -> str:
+    return f"{100 * rate.share:.1f} ({runs:.1f})"
 
 
 def _counted(worlds: Sequence[World]) -> list[tuple[World, Rate]]:

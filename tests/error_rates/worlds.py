@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.selection import Grid, Tried, choose
-from orchestrator.study import around
+from orchestrator.study import Selected, around
 
 Floats: TypeAlias = NDArray[np.float64]
 Noise: TypeAlias = Callable[[np.random.Generator, tuple[int, ...]], tuple[Floats, Floats]]
@@ -31,6 +31,8 @@ class World:
     effect     true differences of arm and baseline at their best rates, in sd of a difference, by rank
     sds        of arm and baseline
     tuning     tuning seeds that choose each arm's learning rate at each rank; 0: the rate is given
+    start      on how many of them every rate is tried, the others being for near ties (Selected.start); None: on all
+    is_nested  every replicate chooses rates of its own, on tuning seeds of its own
     curve      loss at one step of the grid (half a decade) from the best rate, in sd; 0: rates do not matter
     is_tuned_on_judged  the rate is chosen by the judged runs themselves (what not to do)
     teachers   how many; between: sd over teachers of the arms' difference, in sd of the difference of one pair of runs
@@ -50,6 +52,8 @@ class World:
     effect: tuple[float, ...] = ()
     sds: tuple[float, float] = (1.0, 1.0)
     tuning: int = 0
+    start: int | None = None
+    is_nested: bool = False
     curve: float = 0.0
     is_tuned_on_judged: bool = False
     teachers: int = 1
@@ -74,11 +78,15 @@ class World:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The losses of one family's runs: (teachers, students, ranks); `truth` by rank is the difference that is meant."""
+    """The losses of one family's runs: (teachers, students, ranks); `truth` by rank is the difference that is meant.
+
+    `tuning_runs` is how many there were for a choice, on average.
+    """
 
     arm: Floats
     baseline: Floats
     truth: Floats
+    tuning_runs: float = 0.0
 
 
 def draw(world: World, rng: np.random.Generator) -> Drawn:
@@ -86,7 +94,10 @@ def draw(world: World, rng: np.random.Generator) -> Drawn:
     shape = (world.teachers, world.n, world.ranks)
     if world.is_tuned_on_judged:
         return _tuned_on_judged(world, rng, shape)
-    at_rates = np.array([[_quality(world, side, rng) for _ in range(world.ranks)] for side in (0, 1)])
+    choices = world.n if world.is_nested else 1
+    found = [[[_chosen(world, side, rng) for _ in range(world.ranks)] for _ in range(choices)] for side in (0, 1)]
+    at_rates = np.array([[[cost for cost, _ in ranks] for ranks in some] for some in found])
+    runs = sum(count for some in found for ranks in some for _, count in ranks) / (2 * world.ranks)
     luck = rng.normal(size=(world.teachers, world.n, 1))
     of_teacher = world.between * world.sd * rng.normal(size=(world.teachers, 1, 1))
     own = world.noise(rng, shape)
@@ -94,23 +105,29 @@ def draw(world: World, rng: np.random.Generator) -> Drawn:
     baseline = luck + world.sds[1] * own[1] + at_rates[1]
     truth = world.effects.copy()
     if world.is_meant == "these":
-        truth += at_rates[0] - at_rates[1] + of_teacher.mean()
-    return Drawn(arm, baseline, truth)
+        truth += (at_rates[0] - at_rates[1]).mean(axis=0) + of_teacher.mean()
+    return Drawn(arm, baseline, truth, runs)
 
 
-def _quality(world: World, side: int, rng: np.random.Generator) -> float:
-    """Return the loss that an arm's chosen rate costs: the study's own choice, from as noisy validation losses."""
+def _chosen(world: World, side: int, rng: np.random.Generator) -> tuple[float, int]:
+    """Return the loss that an arm's chosen rate costs, and the tuning runs that it took.
+
+    It is the study's own choice, from losses as noisy as those that are judged.
+    """
     if not world.tuning:
-        return 0.0
+        return 0.0, 0
+    known: dict[float, list[float]] = {}
 
-    def look(value: float) -> Tried:
-        noise = world.sds[side] * world.noise(rng, (1, world.tuning, 1))[side].ravel()
-        losses = tuple(float(loss) for loss in _at(world, value) + noise)
-        return Tried(value, tuple(map(str, range(world.tuning))), losses)
+    def look(value: float, count: int) -> Tried:
+        losses = known.setdefault(value, [])
+        noise = world.sds[side] * world.noise(rng, (1, count - len(losses), 1))[side].ravel()
+        losses += [float(loss) for loss in _at(world, value) + noise]
+        return Tried(value, tuple(map(str, range(count))), tuple(losses))
 
-    _, _, value = choose(Grid(around(BEST)), look, 2)
+    rule = Selected(around(BEST), seeds=tuple(range(world.tuning)), widenings=2, start=world.start)
+    _, _, value = choose(Grid(rule.grid), look, rule)
     assert value is not None
-    return _at(world, value)
+    return _at(world, value), sum(map(len, known.values()))
 
 
 def _at(world: World, rate: float) -> float:

@@ -70,7 +70,7 @@ def run_job(hosts: Lan, *words: str, at_the_limit: Callable[[], bool] | None = N
         "SWEEP_LOCAL_FOLDER": str(hosts.hosts[0].folder),
     }
     first, second = hosts.hosts
-    log = hosts.folder / "job.log"
+    log, others = hosts.folder / "job.log", hosts.folder / "other.log"
     script = ROOT / "cluster" / "launch" / "slurm.sh"
     pid_file = hosts.folder / "job.pid"
     start = ["bash", "-c", 'echo $$ >"$0"; exec bash "$@"', str(pid_file), str(script), *words]
@@ -82,10 +82,10 @@ def run_job(hosts: Lan, *words: str, at_the_limit: Callable[[], bool] | None = N
         time.sleep(0.1)
     told = json.loads(notes.read_text())
     environment = {**told["environment"], "RAY_TMPDIR": str(second.folder / "ray-12")}
-    other = second.start(*told["task"], log=hosts.folder / "other.log", **environment)
+    other = second.start(*told["task"], log=others, **environment)
     try:
         while at_the_limit is not None and not at_the_limit():
-            assert job.poll() is None, log.read_text()
+            assert job.poll() is None, "the job has ended: its log and the other node's are below"
             time.sleep(0.05)
         if at_the_limit is not None:
             assert first.run("kill", "-USR1", pid_file.read_text().strip()).returncode == 0
@@ -94,7 +94,8 @@ def run_job(hosts: Lan, *words: str, at_the_limit: Callable[[], bool] | None = N
         for process in (job, other):
             process.kill()
             process.wait()
-        print(log.read_text()[-3000:])
+        for name, path in (("the job", log), ("the other node", others)):
+            print(f"--- {name}\n{path.read_text()[-3000:] if path.exists() else ''}")
 
 
 def teacher_step(store: Path) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.ending import make_record
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.plan import Plan, Run, expand
 from orchestrator.store import Provenance, Record, Store
@@ -105,17 +106,4 @@ def _record(run: Run, metrics: dict[str, Any]) -> Record:
     now = "2026-01-01T00:00:00"
     place = {"cpus": 1, "workers": 1}
     about = Provenance(started=now, finished=now, seconds=1.0, attempt=1, host="h", device="cpu", place=place)
-    return Record(
-        id=run.id,
-        name=run.name,
-        stage=run.stage,
-        trainable=run.trainable,
-        version=run.version,
-        config=run.config.identity(),
-        settings=run.config.model_dump(mode="json"),
-        inputs=dict(run.inputs),
-        labels=dict(run.labels),
-        status="done",
-        metrics=metrics,
-        provenance=about,
-    )
+    return make_record(run, "done", metrics, None, [], about)

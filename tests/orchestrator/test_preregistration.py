@@ -11,6 +11,7 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.report.comparison import summarise
 from orchestrator.results import tidy
 from orchestrator.store import Store
+from orchestrator.study import Selected
 from tests.orchestrator.synthetic import fill, planned, rank_study
 
 
@@ -97,3 +98,15 @@ def test_plan_lock_writes_the_design_and_a_plan_alone_writes_nothing(tmp_path, c
     assert locked["looks"] == []
     assert main([*command, "--axis", "student.seed=1,2,3,4,5,6", "--lock"]) == 2
     assert "locked 3, now 6" in capsys.readouterr().err
+
+
+def test_how_settings_are_selected_is_locked_and_other_tuning_seeds_are_a_deviation(tmp_path):
+    store, rule = Store(tmp_path), Selected((1e-3, 3.2e-3, 1e-2), seeds=(101, 102, 103, 104), start=2)
+    study = rank_study(ranks=(4,), seeds=2).with_setting("student", "learning_rate", rule)
+    locked = preregistration.lock(planned(study, store), store)
+    assert locked.selection == {
+        "tuning seeds of student.learning_rate": [101, 102, 103, 104, "2 start, by final_eval_loss, 3 widenings"]
+    }
+    more = planned(study.with_setting("student", "learning_rate", rule.with_seeds(5)), store)
+    with pytest.raises(UserError, match=r"tuning seeds of student.learning_rate: locked 101, 102, 103, 104, 2 start"):
+        preregistration.lock(more, store)

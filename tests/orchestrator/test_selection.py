@@ -4,75 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.outlook import blocked, expected_line
-from orchestrator.plan import Plan, Planning, Run, expand
-from orchestrator.selection import grid_of
-from orchestrator.store import Provenance, Record, Store
+from orchestrator.plan import Plan, Run, expand
+from orchestrator.selection import CLEAR, Tried, grid_of, leads
+from orchestrator.store import Store
 from orchestrator.studies import Changes, load
 from orchestrator.study import By, Comparison, Computed, Selected, Stage, Study, around
 from search_spaces.scales import SCALES
-
-RATES = By("student.init", random=around(1e-2), svd=around(1e-4))
-Loss = Callable[[Run], float | str]
-
-
-def study(selected: Selected | None = None, **changes: tuple[str, ...]) -> Study:
-    """Two ranks, two inits, three seeds, at tiny scale."""
-    axes = ("student.rank=2,4", "student.seed=1,2,3", *changes.pop("axes", ()))
-    built = load("rank_study", Changes(scale="tiny", axes=axes, **changes))
-    return built.with_setting("student", "learning_rate", selected or Selected(RATES, seeds=(101, 102)))
-
-
-class Known:
-    """Records of runs that ended with a loss, or with a status where the loss is one."""
-
-    def __init__(self, tmp_path, of: Study) -> None:
-        self.records: dict[str, Record] = {}
-        self.planning = Planning(of, FilePlanner(Store(tmp_path / "runs"), tmp_path))
-
-    def plan(self) -> Plan:
-        return self.planning(self.records.get)
-
-    def tell(self, run: Run, loss: float | str) -> None:
-        status = loss if isinstance(loss, str) else "done"
-        metrics = {} if isinstance(loss, str) else {"final_eval_loss": loss}
-        when = Provenance(
-            started="", finished="", seconds=1, attempt=1, host="here", device="cpu", place={}, source="", git=""
-        )
-        about = {"name": run.name, "stage": run.stage, "trainable": run.trainable, "version": run.version}
-        config = {"config": run.config.identity(), "settings": run.config.model_dump(), "inputs": dict(run.inputs)}
-        self.records[run.id] = Record(
-            id=run.id, **about, **config, status=status, error="", metrics=metrics, provenance=when
-        )
-
-    def untold(self) -> list[Run]:
-        return [run for run in self.plan().runs if run.purpose == "tuning" and run.id not in self.records]
-
-    def settle(self, loss: Loss) -> Plan:
-        """Tell the losses of all tuning runs until none is missing."""
-        while runs := self.untold():
-            for run in runs:
-                self.tell(run, loss(run))
-        return self.plan()
-
-
-def valley(**best: float) -> Loss:
-    """Return a loss that is smallest at one rate for each init."""
-    return lambda run: 1 + (math.log10(run.config.learning_rate) - math.log10(best[run.config.init])) ** 2
-
-
-def chosen(plan: Plan) -> dict[tuple[int, str], float]:
-    found = {(run.config.rank, run.config.init): set() for run in plan.of_stage("student")}
-    for run in plan.of_stage("student"):
-        if run.purpose == "verdict":
-            found[run.config.rank, run.config.init].add(run.config.learning_rate)
-    return {key: min(rates) for key, rates in found.items() if len(rates) == 1}
+from tests.orchestrator.told import RATES, Known, Loss, chosen, study, valley
 
 
 @pytest.fixture
@@ -93,7 +40,7 @@ def test_an_open_selection_plans_its_tuning_runs_and_counts_what_follows(known):
     assert not {run.config.seed for run in plan.of_stage("student")} & {1, 2, 3}
     assert expected_line(plan, {run.id for run in plan.runs}) == (
         "12 student and 12 evaluate runs once student.learning_rate is selected: 24 tuning runs first, more if a best "
-        "lies on an edge"
+        "lies on an edge or is not clear"
     )
 
 
@@ -243,6 +190,7 @@ def finer(init):
         (Selected(Computed(uneven, "student.init")), "give every arm as many values"),
         (Selected(Computed(finer, "student.init")), "as far apart"),
         (Selected(RATES, seeds=()), "give Selected some seeds"),
+        (Selected(RATES, seeds=(101, 102), start=3), "on 2 seeds, of which 3 start: start with 1 to 2"),
         (Selected(RATES, seeds=(3, 101)), "is selected on student.seed 3, which the verdict uses too"),
         (Selected(RATES, per=("student.rnak",)), "Did you mean 'student.rank'?"),
         (Selected(RATES, per=("student.rank",)), "select it per the axes they follow"),
@@ -266,6 +214,127 @@ def test_a_stage_that_does_not_follow_the_replicates_has_nothing_to_tune_on(know
     of = study().with_setting("teacher", "learning_rate", Selected(around(1e-3)))
     with pytest.raises(UserError, match=r"the runs of teacher do not follow student\.seed"):
         known(of).plan()
+
+
+# -- racing ---------------------------------------------------------------------------------------------------
+
+RACE = Selected(RATES, seeds=tuple(range(101, 109)), start=2)
+
+
+def noisy(seed: int, noise: float, **best: float) -> Loss:
+    """Return a loss with noise of each run's own."""
+    rng = np.random.default_rng(seed)
+    own: dict[str, float] = {}
+    return lambda run: valley(**best)(run) + own.setdefault(run.id, float(noise * rng.normal()))
+
+
+def seeds_of(plan: Plan) -> dict[float, int]:
+    (item,) = plan.selections
+    return {tried.value: len(tried.runs) for tried in item.tried}
+
+
+def test_a_clear_choice_takes_no_more_than_the_seeds_it_starts_with(known):
+    of = study(RACE, axes=("student.init=random", "student.rank=4"))
+    plan = known(of).settle(noisy(0, 0.01, random=1e-2))
+    assert seeds_of(plan) == {3.2e-3: 2, 1e-2: 2, 3.2e-2: 2}
+    assert {run.config.seed for run in plan.runs if run.purpose == "tuning"} == {101, 102}
+    assert plan.selections[0].lead.is_clear
+
+
+def test_values_within_noise_of_the_best_race_on_twice_as_many_seeds_and_the_others_do_not(known):
+    """Between 1e-2 and 3.2e-2 lies the best: both are as good, 3.2e-3 is worse by .5 and 0.1 by .5."""
+    of = study(RACE, axes=("student.init=random", "student.rank=4"))
+    some, counts = known(of), []
+    loss = noisy(3, 0.05, random=1.8e-2)
+    while runs := some.untold():
+        counts.append(len(runs))
+        for run in runs:
+            some.tell(run, loss(run))
+    plan = some.plan()
+    assert counts[0] == 6
+    assert sum(counts) == sum(seeds_of(plan).values())
+    assert seeds_of(plan)[1e-2] == seeds_of(plan)[3.2e-2] == 8, "noise never tells them apart"
+    assert seeds_of(plan)[3.2e-3] == 2
+    item = plan.selections[0]
+    assert not item.lead.is_clear
+    means = {tried.value: tried.mean for tried in item.tried if len(tried.runs) == 8}
+    assert item.value == min(means, key=means.get)
+    assert "within noise" in str(item)
+    assert "of 8" in str(item)
+
+
+def test_more_seeds_leave_the_runs_that_were_made_as_they_are(known):
+    before = {run.id for run in known(study()).untold()}
+    racing = known(study(RACE))
+    assert {run.id for run in racing.untold()} == before
+    for run in racing.untold():
+        racing.tell(run, 1.0)
+    after = racing.untold()
+    assert after
+    assert {run.config.seed for run in after} <= {101, 102, 103, 104}, "flat: it widens, and then takes more seeds"
+
+
+def test_a_race_widens_where_its_best_comes_to_lie_on_an_edge(known):
+    """On two seeds 1e-2 is best by luck; on four 3.2e-2 is, and 0.1 joins, on four seeds at once, and is out."""
+    of = study(RACE, axes=("student.init=random", "student.rank=4"))
+    cost = {3.2e-3: 1.0, 1e-2: 0.2, 3.2e-2: 0.0, 0.1: 1.0}
+
+    def loss(run: Run) -> float:
+        is_lucky = (run.config.learning_rate, run.config.seed) == (1e-2, 101)
+        return cost[run.config.learning_rate] - 0.5 * is_lucky
+
+    plan = known(of).settle(loss)
+    assert seeds_of(plan) == {3.2e-3: 2, 1e-2: 8, 3.2e-2: 8, 0.1: 4}
+    assert (plan.selections[0].value, plan.selections[0].state) == (3.2e-2, "chosen")
+
+
+def test_a_rate_that_diverged_is_out_after_one_seed_even_where_one_seed_shows_no_noise(known):
+    of = study(replace(RACE, start=1, widenings=0), axes=("student.init=random", "student.rank=4"))
+    loss = valley(random=1e-2)
+    plan = known(of).settle(lambda run: "diverged" if run.config.learning_rate > 2e-2 else loss(run))
+    assert seeds_of(plan)[3.2e-2] == 1
+    assert seeds_of(plan)[1e-2] >= 2
+
+
+def test_the_error_of_a_lead_is_that_of_values_and_seeds_fitted_by_least_squares():
+    rng = np.random.default_rng(2)
+    losses = rng.normal(size=(3, 5))
+    tried = [Tried(float(at), tuple("abcde"), tuple(map(float, row))) for at, row in enumerate(losses)]
+    best = min(tried, key=lambda one: one.mean)
+    found = leads(best, [one for one in tried if one is not best])
+    design = np.array([[*(a == i for i in range(3)), *(b == j for j in range(4))] for a in range(3) for b in range(5)])
+    _, residual, *_ = np.linalg.lstsq(design.astype(float), losses.ravel(), rcond=None)
+    assert [lead.error for lead in found] == pytest.approx([math.sqrt(2 * residual[0] / 8 / 5)] * 2)
+    means = sorted(losses.mean(axis=1))
+    assert [lead.distance for lead in found] == pytest.approx([means[1] - means[0], means[2] - means[0]])
+
+
+def test_two_values_are_compared_as_a_paired_t_test_compares_them():
+    losses = np.random.default_rng(4).normal(size=(2, 6)) + np.array([[0.0], [1.0]])
+    one, other = (Tried(float(at), tuple("abcdef"), tuple(map(float, row))) for at, row in enumerate(losses))
+    (lead,) = leads(one, [other])
+    t = stats.ttest_rel(losses[1], losses[0]).statistic
+    assert lead.distance / lead.error == pytest.approx(t)
+    assert lead.is_clear == (t > CLEAR)
+
+
+@pytest.mark.parametrize("count", [1, 4, 8, 12])
+def test_tuning_seeds_are_set_on_the_command_line_and_never_the_verdicts(tmp_path, count):
+    changes = Changes(scale="laptop", tuning_seeds=count, axes=("student.seed=1,2,109",))
+    (rule,) = load("rank_study", changes).selected.values()
+    assert len(rule.seeds) == count
+    assert rule.seeds[:8] == tuple(range(101, 109))[:count]
+    assert not {1, 2, 109} & set(rule.seeds)
+    assert rule.start == min(2, count)
+    (of_arms,) = load("init_study", replace(changes, axes=())).selected.values()
+    assert len(of_arms.seeds) == count, "also where only some arms select"
+
+
+def test_tuning_seeds_of_a_study_without_selection_are_a_mistake():
+    with pytest.raises(UserError, match="--tuning-seeds 4: rank_study selects nothing by tuning runs"):
+        load("rank_study", Changes(settings=("student.learning_rate=1e-3",), tuning_seeds=4))
+    with pytest.raises(UserError, match="--tuning-seeds 0: a choice needs 1 or more"):
+        load("rank_study", Changes(tuning_seeds=0))
 
 
 # -- for which points -----------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(swept, tmp_path / "copy", symlinks=True)
     monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("COLUMNS", "160")  # tables wrap their cells to the terminal's width
     return tmp_path / "copy"
 
 

@@ -52,6 +52,12 @@ class Renderer:
         """The token at which a generated answer ends."""
         return self.end_ids[-1]
 
+    @property
+    def pad_id(self) -> int:
+        """The token that fills batches up; no loss ever sees it."""
+        tokenizer = self.tokenizer
+        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
     def _begin(self) -> str:
         """Return the text of the token that this tokenizer puts before any text (Llama's <s>), or nothing."""
         tokens, bare = self.tokenizer("x")["input_ids"], self.tokens(["x"])[0]

@@ -19,14 +19,12 @@ import torch
 from torch import Tensor
 
 from trainables.base import InputError
+from trainables.linalg.adapter_factors import PREFIX
 from trainables.linalg.factors import Factors
 from trainables.linalg.tensor_file import write_tensors
 from trainables.targets import is_target, layer_types
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-PREFIX = "base_model.model."
-"""What PEFT puts before the name of a module in a saved adapter."""
 AdapterDtype: TypeAlias = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

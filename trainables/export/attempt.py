@@ -39,7 +39,7 @@ class Opened:
 
     def check_changed(self) -> None:
         """Raise InputError if no target changed; reads as far as the first difference, mostly a few megabytes."""
-        owners = {name: parameter for parameter in self.layout.parameters for name in parameter.names}
+        owners = self.layout.by_name
         if any(self.pair.is_changed(owners[linear.weight]) for linear in self.targets):
             return
         other = next(filter(self.pair.is_changed, self.layout.parameters), None)

@@ -96,7 +96,7 @@ class _Work:
         self, pair: CheckpointPair, layout: Layout, targets: Sequence[Linear], ranks: Ranks, files: LayerFiles
     ) -> None:
         self.pair, self.targets, self.ranks, self.files = pair, targets, ranks, files
-        self.parameters = {name: parameter for parameter in layout.parameters for name in parameter.names}
+        self.parameters = layout.by_name
         self.types = layer_types([linear.name for linear in targets])
         self.first = ranks.first(targets)
 

@@ -6,7 +6,8 @@ are shown. One model is in memory: its weights move from rank to rank by the tri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,35 +46,44 @@ def functional_gains(
     `ranks` are capped by what a layer has. Yields before the first loss and after each. Raises InputError for a token
     that one of the models does not know.
     """
-    total, gains = len(ranks) + bool(chosen) + 2, list[FunctionalGain]()
-
-    def measure(model: Any, label: str, rank: int | None = None, share: float | None = None) -> Progress:
-        check_tokens(examples, model.get_input_embeddings().num_embeddings, label)
-        options: dict[str, Any] = {"batch_size": batch_size, "precision": "fp32", "device": device, "pad_id": pad_id}
-        gains.append(FunctionalGain(label, rank, share, evaluate_loss(model, examples, **options).loss))
-        return Progress(len(gains), total)
-
-    def tell() -> None:
-        log(f"held-out loss of {gains[-1].label}: {gains[-1].loss:.3f}")
-
     linears = [layer.linear for layer in layers]
-    yield Progress(0, total)
-    model = load_model(base, device=device)
-    yield measure(model, "base")
-    tell()
-    have = dict.fromkeys((linear.name for linear in linears), 0)
     wanted = [(f"rank {r}", r, {linear.name: linear.rank(r) for linear in linears}) for r in sorted(ranks)]
+    steps = [*wanted, *([(EXPORTED, None, chosen)] if chosen else [])]
+    options: dict[str, Any] = {"batch_size": batch_size, "precision": "fp32", "device": device, "pad_id": pad_id}
+    meter = _Meter(examples, options, len(steps) + 2, log)
+    yield Progress(0, meter.total)
+    model = load_model(base, device=device)
+    yield from meter.measure(model, "base")
+    have = dict.fromkeys((linear.name for linear in linears), 0)
     whole = sum(layer.delta_norm**2 for layer in layers)
-    for label, rank, want in [*wanted, *([(EXPORTED, None, chosen)] if chosen else [])]:
+    for label, rank, want in steps:
         add_change(model, factors, want, linears, before=have)
         have = dict(want)
-        share = kept(layers, want) / whole if whole else 1.0
-        yield measure(model, label, rank, share)
-        tell()
+        yield from meter.measure(model, label, rank, kept(layers, want) / whole if whole else 1.0)
     del model
-    yield measure(load_model(tuned, device=device), "tuned")
-    tell()
-    return gains
+    yield from meter.measure(load_model(tuned, device=device), "tuned")
+    return meter.gains
+
+
+@dataclass(frozen=True)
+class _Meter:
+    """Measures one model after the other on the same examples, `total` of them, and keeps what it found."""
+
+    examples: Sequence[Example]
+    options: Mapping[str, Any]
+    total: int
+    log: Callable[[str], None]
+    gains: list[FunctionalGain] = field(default_factory=list)
+
+    def measure(
+        self, model: Any, label: str, rank: int | None = None, share: float | None = None
+    ) -> Iterator[Progress]:
+        """Yield once the model's loss is known; say it when that has been heard."""
+        check_tokens(self.examples, model.get_input_embeddings().num_embeddings, label)
+        found = evaluate_loss(model, self.examples, **self.options)
+        self.gains.append(FunctionalGain(label, rank, share, found.loss))
+        yield Progress(len(self.gains), self.total)
+        self.log(f"held-out loss of {label}: {found.loss:.3f}")
 
 
 def check_tokens(examples: Sequence[Example], rows: int, label: str) -> None:

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables.durable import flush, link
 from trainables.export.spectrum import LayerSpectrum
 from trainables.linalg.certificate import Certificate
 from trainables.linalg.factors import Factors
@@ -99,7 +99,7 @@ class LayerFiles(Mapping[str, Factors]):
         path = self._path(layer.linear.name)
         with _renamed_into_place(path) as beside:
             save_file(tensors, beside, {"layer": json.dumps({"about": about, "sha256": _digest(about, tensors)})})
-            _flush(beside)
+            flush(beside)
 
     def adopt(self, folder: Path) -> None:
         """Give the files of another folder a name here as well, at no cost where the file system has links.
@@ -108,8 +108,8 @@ class LayerFiles(Mapping[str, Factors]):
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(f"*{SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):
-                _link(path, self.folder / path.name)
+            with contextlib.suppress(FileNotFoundError), _renamed_into_place(self.folder / path.name) as beside:
+                link(path, beside)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{file_name(name)}{SUFFIX}"
@@ -188,27 +188,6 @@ def _renamed_into_place(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Flush a file to disk, so that its name never shows without its bytes after a power cut."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make `target` another name of the file, or a copy where the file system has no links."""
-    with _renamed_into_place(target) as beside:
-        try:
-            os.link(source, beside)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            shutil.copyfile(source, beside)
-
-
-def _fp32(values: Tensor) -> Tensor:
-    return values.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def _fp64(values: NDArray[np.float64]) -> Tensor:

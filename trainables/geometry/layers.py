@@ -106,8 +106,7 @@ def opened(
     pair.check(layout.parameters, targets=targets)
     if isinstance(subject, Whole):
         CheckpointPair(base, subject.checkpoint, device).check(layout.parameters, targets=targets)
-    parameters = {name: parameter for parameter in layout.parameters for name in parameter.names}
-    return Opened(pair, subject, parameters, targets, rank or subject.rank, _kept(inputs, cache))
+    return Opened(pair, subject, layout.by_name, targets, rank or subject.rank, _kept(inputs, cache))
 
 
 def _kept(inputs: Mapping[str, Path], cache: MutableMapping[str, Any]) -> MutableMapping[str, Tensor]:

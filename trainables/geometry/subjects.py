@@ -16,6 +16,7 @@ from trainables.geometry.subspaces import directions
 from trainables.linalg.adapter_factors import AdapterFactors
 from trainables.linalg.factors import Factors, load_factors
 from trainables.linalg.truncated import truncated_svd
+from trainables.subject import kind_of
 from trainables.targets import Linear, Parameter
 
 WHOLE = 16
@@ -88,7 +89,7 @@ class Whole:
 
 def open_subject(folder: Path, cut: int | None) -> Subject:
     """Return what the folder's files say it is: `adapter/`, an export to be cut at a rank, or a whole model."""
-    if (folder / "adapter" / "adapter_config.json").is_file():
+    if kind_of(folder) == "student":
         adapter = AdapterFactors(folder / "adapter")
         return LowRank(adapter, _trained_rank(folder) or adapter.rank)
     if cut is not None:

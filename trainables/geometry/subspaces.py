@@ -1,4 +1,4 @@
-"""Angles between subspaces, and leading singular vectors of weights."""
+"""How alike subspaces are, and leading singular vectors of weights."""
 
 from __future__ import annotations
 
@@ -9,22 +9,13 @@ NEGLIGIBLE = 1e-6
 """A singular value below this share of the largest is rounding: its vector is no direction of the change."""
 
 
-def principal_cosines(first: Tensor, second: Tensor) -> Tensor:
-    """Return the cosines of the principal angles between two subspaces, descending, in fp64.
-
-    `first` (n, p) and `second` (n, q) are orthonormal bases, in columns; there are min(p, q) angles. They are the
-    singular values of first^T second (Björck & Golub 1973, Numerical methods for computing angles between linear
-    subspaces, Math. Comp. 27, theorem 1), which is accurate for cosines; tiny angles are rounding.
-    """
-    cosines: Tensor = torch.linalg.svdvals(first.double().T @ second.double())
-    return cosines.clamp(max=1.0)
-
-
 def overlap(first: Tensor, second: Tensor) -> float:
     """Return the mean squared cosine of the principal angles: 1 if one subspace holds the other, 0 if orthogonal.
 
-    That is ||first^T second||_F^2 / min(p, q), for the squared singular values sum up to the squared norm. Of two
-    random subspaces, max(p, q) / n is expected. Raises ValueError for an empty basis, which has no angle to anything.
+    `first` (n, p) and `second` (n, q) are orthonormal bases, in columns. The cosines are the singular values of
+    first^T second (Björck & Golub 1973, Numerical methods for computing angles between linear subspaces, Math. Comp.
+    27, theorem 1), and their squares sum up to its squared norm: ||first^T second||_F^2 / min(p, q). Of two random
+    subspaces, max(p, q) / n is expected. Raises ValueError for an empty basis, which has no angle to anything.
     """
     if not first.shape[1] or not second.shape[1]:
         raise ValueError("an empty subspace has no angles to another")

@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainables.durable import flush, link
 from trainables.training.engine import Engine
 
 POSITION, BEST = "position.json", "best.safetensors"
@@ -92,8 +92,9 @@ class Checkpoints:
         """Add what all workers share, give the checkpoint its name, and delete the one before it."""
         (beside / POSITION).write_text(json.dumps(dataclasses.asdict(position)))
         if self.best.exists():
-            _link(self.best, beside / BEST)
-        _flush(beside)
+            link(self.best, beside / BEST)
+        for written in [*beside.iterdir(), beside]:
+            flush(written)
         beside.rename(path)
         if self.newest is not None:
             shutil.rmtree(self.newest)
@@ -104,28 +105,10 @@ class Checkpoints:
         if self.workers.is_first and (checkpoint / BEST).exists():
             beside = self.folder / f".{BEST}"
             beside.unlink(missing_ok=True)
-            _link(checkpoint / BEST, beside)
+            link(checkpoint / BEST, beside)
             beside.replace(self.best)
         if checkpoint.parent == self.folder:  # the workers of this very attempt were started again
             self.newest = checkpoint
         position = Position(**json.loads((checkpoint / POSITION).read_text()))
         self.workers.meet()
         return position
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make `target` another name of the file, or a copy where the file system has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _flush(folder: Path) -> None:
-    """Flush a folder's files to disk, so that its name never shows without its bytes after a power cut."""
-    for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

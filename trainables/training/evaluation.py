@@ -34,6 +34,14 @@ class Evaluation:
     token_accuracy: float
     tokens: int
 
+    @classmethod
+    def of(cls, nats: float, exact: float, tokens: float) -> Evaluation:
+        """Return what a summed loss and numbers of exact predictions and of tokens say; ValueError without a token."""
+        if not tokens:
+            raise ValueError("nothing to evaluate: the examples have no completion tokens")
+        loss = nats / tokens
+        return cls(loss, math.exp(loss) if loss < 700 else math.inf, exact / tokens, int(tokens))
+
 
 def evaluate_loss(
     model: nn.Module,
@@ -94,11 +102,7 @@ def _evaluate(
         if is_mine:
             totals += found
     model.train(was_training)
-    loss_sum, correct, tokens = workers.sum(totals).tolist()
-    if not tokens:
-        raise ValueError("nothing to evaluate: the examples have no completion tokens")
-    loss = loss_sum / tokens
-    return Evaluation(loss, math.exp(loss) if loss < 700 else math.inf, correct / tokens, int(tokens))
+    return Evaluation.of(*workers.sum(totals).tolist())
 
 
 def evaluation_batches(

@@ -74,9 +74,5 @@ def _by_item(values: Tensor, counts: Tensor) -> Tensor:
 
 def pooled(items: Sequence[ItemLoss]) -> Evaluation:
     """Return mean loss per token, perplexity and token accuracy over all items; ValueError without a token."""
-    tokens = sum(item.tokens for item in items)
-    if not tokens:
-        raise ValueError("nothing to evaluate: the examples have no completion tokens")
-    loss = math.fsum(item.nats for item in items) / tokens
-    perplexity = math.exp(loss) if loss < 700 else math.inf
-    return Evaluation(loss, perplexity, sum(item.exact for item in items) / tokens, tokens)
+    nats = math.fsum(item.nats for item in items)
+    return Evaluation.of(nats, sum(item.exact for item in items), sum(item.tokens for item in items))

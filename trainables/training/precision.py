@@ -7,13 +7,26 @@ GPUs name theirs.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from trainables.base import Planner
-from trainables.training.config import TrainingConfig
+from trainables.training.config import Precision
 
-C = TypeVar("C", bound=TrainingConfig)
+
+class HasPrecision(Protocol):
+    """A config with a precision."""
+
+    @property
+    def precision(self) -> Precision:
+        """What the config says, `auto` included."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
+        """Return a copy with these fields changed, as pydantic does."""
+
+
+C = TypeVar("C", bound=HasPrecision)
 
 FAST_BF16 = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16"}
 CPU_INFO = Path("/proc/cpuinfo")

@@ -8,7 +8,6 @@ can be read by another number of workers, at another ZeRO stage, or by one proce
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables.durable import flush
+
 WEIGHTS = "weights.safetensors"
 
 
@@ -26,11 +27,7 @@ def save_shard(folder: Path, rank: int, pieces: Mapping[str, Tensor], starts: Ma
     """Write one worker's pieces, `KIND:PARAMETER` -> flat tensor, and where those of each parameter start."""
     path = folder / f"shard-{rank}.safetensors"
     save_file(dict(pieces), path, metadata={"starts": json.dumps(dict(starts))})
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # by the worker that wrote it: rank 0 may be on another machine
-    finally:
-        os.close(descriptor)
+    flush(path)  # by the worker that wrote it: rank 0 may be on another machine
 
 
 class Shards:

@@ -9,7 +9,7 @@ counts as part of one matrix product; attention's products, checkpointing and ev
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,15 +17,24 @@ import pandas as pd
 
 from orchestrator.report import formatting
 from orchestrator.report.claims.basis import Basis, number
-from orchestrator.report.claims.words import listed, where
 from orchestrator.report.sections import Grid, Section
 from orchestrator.store import Record
 from trainables.base import Scalar
 
-FORMULA = (
-    "FLOPs of a token: 4 T + 2 n for n trained of T parameters, that is 6 T for full fine-tuning (Kaplan et al. 2020, "
-    "arXiv 2001.08361) and 4 N + 6 n for a LoRA of n parameters on N frozen ones (no gradients of frozen weights; Hu "
-    "et al. 2021, arXiv 2106.09685); attention's own products and evaluations are left out."
+TO_TARGET = (
+    "Costs to the target: means over runs, from the start to the first evaluation at the target; a run that never "
+    "reached it counts in full, and the mean is marked ≥. Seconds are a run's own, loading and evaluations included, "
+    "in proportion to its steps; device-seconds are seconds times its GPUs, or cores where it has none. The last two "
+    "columns add to one student all that its arm's teacher (whatever stands for one) and export cost. FLOPs of a "
+    "token: 4 T + 2 n for n trained of T parameters, that is 6 T for full fine-tuning (Kaplan et al. 2020, arXiv "
+    "2001.08361) and 4 N + 6 n for a LoRA of n parameters on N frozen ones (no gradients of frozen weights; Hu et al. "
+    "2021, arXiv 2106.09685); attention's own products and evaluations are left out."
+)
+ONCE = (
+    "Teacher and export, which are made once (the export's FLOPs are not counted), and after how many students they "
+    "have paid for themselves, each saving what it is cheaper than a student of the baseline. At most: the baseline "
+    "never reached the target, so that more is saved. Not known: runs of the arm never reached it. Not seen: the arm's "
+    "students were not cheaper for as long as the baseline, which never reached it either, was watched."
 )
 
 
@@ -66,28 +75,31 @@ def section(basis: Basis) -> Section | None:
     """Return the costs to target per arm and rank, and after how many students the teacher has paid for itself."""
     arms = basis.family.arms or [""]
     rows: list[list[str]] = []
-    paid: dict[str, list[str]] = {}
-    before: dict[str, dict[str, Cost]] = {}
+    paid: list[list[str]] = []
+    is_trained = False
     for group, members in basis.family.cells():
         mine = {arm: basis.family.rows_of(arm, members) for arm in arms}
         found = {arm: to_target(basis, of_arm) for arm, of_arm in mine.items()}
         once = {arm: beforehand(basis, of_arm) for arm, of_arm in mine.items()}
         for arm, cost in found.items():
+            about = [*map(str, group.values()), arm or "student"]
             if cost is not None:
-                rows.append([*map(str, group.values()), arm or "student", *_cells(cost, once[arm])])
-        reading = [arm for arm in arms if once[arm] != Cost()]
-        for arm in reading:
-            before.setdefault(arm or "students", {})[formatting.group(group)] = once[arm]
-        for arm in [arm for arm in reading if arm != arms[0]]:
-            paid.setdefault(_paid(group, found[arm], found[arms[0]], once[arm]), []).append(arm)
+                rows.append([*about, *_cells(cost, once[arm])])
+            is_trained = is_trained or once[arm].flops > 0
+            if once[arm] != Cost():
+                baseline = found[arms[0]] if arm != arms[0] else None
+                paid.append([*about, *_paid(cost, baseline, once[arm])])
     if not rows:
         return None
     header = [*basis.family.groups, "arm", "reached", "steps", "tokens", "FLOPs", "seconds", "device-seconds"]
     header += ["FLOPs with teacher", "device-seconds with teacher and export"]
-    grid = Grid(header=header, rows=rows, text_columns=len(basis.family.groups) + 1)
-    told = [text.format(listed(of)) for text, of in paid.items() if text]
-    paragraphs = [*_notes(before), *told]
-    return Section(name="costs", title="Costs to the target", paragraphs=paragraphs, grids=[grid])
+    grids = [Grid(header=header, rows=rows, text_columns=len(basis.family.groups) + 1, caption=TO_TARGET)]
+    if paid:
+        header = [*basis.family.groups, "arm", "FLOPs, once", "seconds, once", "device-seconds, once"]
+        header += ["paid for, in FLOPs", "paid for, in device-seconds"]
+        grids.append(Grid(header=header, rows=paid, text_columns=len(basis.family.groups) + 1, caption=ONCE))
+    note = [] if is_trained else ["No teacher was trained here: what it cost is not counted."]
+    return Section(name="costs", title="Costs to the target", paragraphs=note, grids=grids)
 
 
 def beforehand(basis: Basis, rows: pd.DataFrame) -> Cost:
@@ -98,27 +110,6 @@ def beforehand(basis: Basis, rows: pd.DataFrame) -> Cost:
     known = [basis.before(str(run)) for run in rows["run_id"] if run in basis.records]
     spendings = {ids: mean([spent(basis.records[id_], basis) for id_ in ids]).times(len(ids)) for ids in set(known)}
     return mean([spendings[ids] for ids in known])
-
-
-def _notes(before: Mapping[str, Mapping[str, Cost]]) -> Iterator[str]:
-    yield (
-        "Means over runs, from the start to the first evaluation at the target; a run that never reached it counts in "
-        "full, and the mean is marked ≥. Seconds are a run's own, loading and evaluations included, in proportion to "
-        "its steps; device-seconds are seconds times its GPUs, or cores where it has none. The last two columns add "
-        "to one student all that its arm's teacher (whatever stands for one) and export cost."
-    )
-    yield FORMULA
-    if not any(cost.flops for costs in before.values() for cost in costs.values()):
-        yield "No teacher was trained here: what it cost is not counted."
-    told: dict[str, list[str]] = {}
-    for arm, costs in before.items():
-        is_same = len(set(costs.values())) == 1
-        for place, cost in list(costs.items())[: 1 if is_same else None]:
-            amounts = f"{_amount(cost.flops)} FLOPs, {_amount(cost.seconds)} s, {_amount(cost.device_seconds)} device-s"
-            told.setdefault(amounts, []).append(arm if is_same else f"{arm} ({place})")
-    if told:
-        amounts = "; ".join(f"{', '.join(names)}: {amount}" for amount, names in told.items())
-        yield f"Teacher and export, once (the export's FLOPs are not counted), for the students of {amounts}."
 
 
 def to_target(basis: Basis, rows: pd.DataFrame) -> ToTarget | None:
@@ -189,18 +180,15 @@ def _cells(cost: ToTarget, once: Cost) -> list[str]:
 # -- the teacher pays for itself --------------------------------------------------------------------------
 
 
-def _paid(group: dict[str, Scalar], ours: ToTarget | None, baseline: ToTarget | None, once: Cost) -> str:
-    """Return after how many students `once` is paid, with {} for the arms; nothing where that is not known."""
-    if ours is None or baseline is None:
-        return ""
+def _paid(ours: ToTarget | None, baseline: ToTarget | None, once: Cost) -> list[str]:
+    """Return what teacher and export cost once, and after how many students it is paid, in FLOPs and device-seconds."""
     told = [
-        f"{words} {students(once_of(once), once_of(ours.mean), once_of(baseline.mean), ours, baseline)}"
-        for words, once_of in (("in device-seconds", _device_seconds), ("in FLOPs", _flops))
-        if once_of(once) > 0
+        students(of(once), of(ours.mean), of(baseline.mean), ours, baseline)
+        if ours is not None and baseline is not None and of(once) > 0
+        else formatting.NOTHING
+        for of in (_flops, _device_seconds)
     ]
-    if not told:
-        return ""
-    return f"{where(group)}teacher and export have paid for themselves by students of {{}} {', '.join(told)}."
+    return [_amount(once.flops), _amount(once.seconds), _amount(once.device_seconds), *told]
 
 
 def _device_seconds(cost: Cost) -> float:
@@ -212,11 +200,15 @@ def _flops(cost: Cost) -> float:
 
 
 def students(once: float, ours: float, theirs: float, arm: ToTarget, baseline: ToTarget) -> str:
-    """Return after how many students of the arm, each cheaper by theirs - ours, `once` is paid; in words."""
+    """Return after how many students of the arm, each cheaper by theirs - ours, `once` is paid; in words.
+
+    "not known": runs of the arm never reached the target; "not seen": no student was cheaper while the baseline, which
+    never reached it either, was watched.
+    """
     if arm.is_censored:
-        return "not known (runs of the arm never reached the target)"
+        return "not known"
     if theirs <= ours:
-        return "never, as far as the baseline was watched" if baseline.is_censored else "never"
+        return "not seen" if baseline.is_censored else "never"
     count = math.ceil(once / (theirs - ours) * (1 - 1e-12))
     return f"after {'at most ' if baseline.is_censored else ''}{count} student{'s' if count != 1 else ''}"
 
@@ -225,5 +217,5 @@ def _amount(value: float, sign: str = "") -> str:
     if math.isnan(value):
         return formatting.NOTHING
     if value >= 1e6:
-        return f"{sign}{value:.2e}"
+        return f"{sign}{value:.2e}".replace("e+", "e")
     return f"{sign}{value:,.0f}" if value >= 100 or value == 0 else f"{sign}{value:.3g}"

@@ -23,7 +23,7 @@ from orchestrator.report.differences import Judged
 from orchestrator.report.summary import Difference
 from orchestrator.statistics.power import LARGEST
 
-KEPT = ("--scale", "--set", "--axis", "--place", "--teacher", "--store", "--views")
+KEPT = ("--scale", "--set", "--axis", "--place", "--teacher", "--tuning-seeds", "--store", "--views")
 """Options of the command at hand that say which study this is, and where."""
 
 
@@ -37,6 +37,11 @@ def deciding(plan: Plan, judged: Judged, command: str) -> list[Difference]:
         item.model_copy(update=dict(zip(("decide", "decide_why"), chosen.of(item), strict=True)))
         for item in judged.differences
     ]
+
+
+def sweep_command(plan: Plan, command: str = "") -> str:
+    """Return the sweep that makes this study's runs, with those options of `command` that say which study it is."""
+    return _Words.of(command, plan).with_options()
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,22 @@ class _Words:
     def with_options(self, added: Iterable[tuple[str, str]] = ()) -> str:
         """Return the command, an added option taking the place of one for the same setting."""
         new = list(added)
-        taken = {(option, value.partition("=")[0]) for option, value in new}
-        kept = [pair for pair in self.options if (pair[0], pair[1].partition("=")[0]) not in taken]
+        taken = set(map(_about, new))
+        kept = [pair for pair in self.options if _about(pair) not in taken]
         return shlex.join(
             ["python", "-m", "orchestrator", "sweep", self.study, *(w for pair in kept + new for w in pair)]
         )
+
+
+def _about(option: tuple[str, str]) -> tuple[str, str]:
+    """Return what an option sets: itself, or the setting that its value names."""
+    name, value = option
+    return name, value.partition("=")[0] if "=" in value else ""
+
+
+def with_tuning_seeds(plan: Plan, command: str, count: int) -> str:
+    """Return the sweep of the command at hand with so many tuning seeds."""
+    return _Words.of(command, plan).with_options([("--tuning-seeds", str(count))])
 
 
 def _study_among(words: Sequence[str]) -> str:
@@ -195,7 +211,8 @@ class _Deciding:
     @cached_property
     def _tuning_seeds(self) -> set[object]:
         tuning = [run for run in self.plan.runs if not is_for_verdict(run)]
-        return {getattr(run.config, "seed", None) for run in tuning}
+        declared = {seed for item in self.plan.selections for seed in item.rule.seeds}
+        return declared | {getattr(run.config, "seed", None) for run in tuning}
 
 
 def _comparisons(count: int) -> str:

@@ -19,7 +19,7 @@ def section(basis: Basis) -> Section | None:
 
 def _told(locked: Locked | None, now: Locked, basis: Basis) -> list[str]:
     if locked is None:
-        return [f"No design was locked: python -m orchestrator plan {now.study} --lock does so before a sweep."]
+        return [f"No design was locked: `python -m orchestrator plan {now.study} --lock` does so before a sweep."]
     found = [*preregistration.differences(locked, now), *_losses(basis)]
     first = f"As {locked.when}." if not found else f"The design was {locked.when}; {len(found)} deviations:"
     if len(found) == 1:

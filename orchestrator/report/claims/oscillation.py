@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from orchestrator.report import formatting
 from orchestrator.report.claims.basis import Basis
 from orchestrator.report.claims.words import estimate, p_words
 from orchestrator.report.sections import Grid, Section
@@ -59,14 +58,11 @@ def section(basis: Basis) -> Section | None:
         ]
         for arm in family.arms[1:]
         for group, test in basis.against(arm, COLUMN)
+        if test.n
     ]
+    if not rows:
+        return None
     header = [*family.groups, "arms", "n", "difference in oscillation", "adjusted p"]
-    means = "; ".join(
-        f"{line.label}{f' ({where})' if (where := formatting.group(line.group)) else ''} "
-        f"{formatting.number(line.numbers[COLUMN])}"
-        for line in basis.lines
-        if COLUMN in line.numbers
-    )
     return Section(
         name="oscillation",
         title="Oscillation of the training loss",
@@ -75,7 +71,6 @@ def section(basis: Basis) -> Section | None:
             "(sqrt(sum of squares / (2 (n − 1))); von Neumann 1941, Rice 1984). Exploratory: p is adjusted over the "
             "groups of one arm, and no verdict rests on it. The level of a loss is not taken out of it: an arm whose "
             "loss is lower oscillates less for that alone.",
-            f"Means: {means}.",
         ],
         grids=[Grid(header=header, rows=rows, text_columns=len(family.groups) + 1)],
     )

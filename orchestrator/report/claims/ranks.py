@@ -28,8 +28,10 @@ def section(basis: Basis) -> Section | None:
         return None
     rows = [_row(basis, arm, group, pairing) for arm, cases in by_arm.items() for group, pairing in cases]
     header = ["arm", "rank", "n", f"student − teacher in {basis.family.comparison.metric.replace('_', ' ')}"]
-    grid = Grid(header=[*header, "p (not inferior)"], rows=rows, text_columns=2) if rows else None
-    return Section(name="ranks", title="Ranks", paragraphs=paragraphs, grids=[grid] if grid else [])
+    caption = "Student − teacher, paired, with the 95 % interval of the sign-flip test inverted."
+    grid = Grid(header=[*header, "p (not inferior)"], rows=rows, text_columns=2, caption=caption) if rows else None
+    grids = [grid] if grid else []
+    return Section(name="ranks", title="Students against the teacher", paragraphs=paragraphs, grids=grids)
 
 
 def _smallest(basis: Basis, by_arm: Mapping[str, Cases]) -> Iterator[str]:
@@ -46,10 +48,10 @@ def _smallest(basis: Basis, by_arm: Mapping[str, Cases]) -> Iterator[str]:
     for arm, cases in by_arm.items():
         told.setdefault(_smallest_of(basis, cases), []).append(arm or "student")
     shown = "; ".join(f"{listed(arms)} {answer}" for answer, arms in told.items())
+    down = ", from the largest rank down until one fails (a fixed sequence)" if len(basis.ranks) > 1 else ""
     yield (
-        f"Not inferior to the teacher by {comparison.margin:g}: {shown}. One-sided sign-flip tests at "
-        f"{comparison.alpha / 2:g}, from the largest rank down until one fails (a fixed sequence); each arm is a "
-        "question of its own, not adjusted for the others."
+        f"Not inferior to the teacher by the margin of {comparison.margin:g}: {shown}. One-sided sign-flip tests at "
+        f"{comparison.alpha / 2:g}{down}; each arm is a question of its own, not adjusted for the others."
     )
 
 
@@ -62,6 +64,8 @@ def _smallest_of(basis: Basis, cases: Cases) -> str:
     smallest = smallest_not_inferior(
         by_rank, comparison.margin, higher_is_better=comparison.higher_is_better, alpha=comparison.alpha
     )
+    if len(by_rank) == 1:
+        return f"{'at' if smallest is not None else 'not at'} rank {next(iter(by_rank))}"
     return f"from rank {smallest} on" if smallest is not None else "at no rank"
 
 

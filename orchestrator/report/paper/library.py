@@ -26,7 +26,8 @@ class Reference:
     def text(self) -> str:
         """The entry as a line of text."""
         authors = [_plain(name) for name in self.fields.get("author", "").split(" and ") if name]
-        shown = authors if len(authors) <= 3 else [authors[0], "et al."]
+        is_whole = len(authors) <= 3 and "others" not in authors
+        shown = authors if is_whole else [authors[0], "et al."]
         where = ("journal", "booktitle", "publisher", "howpublished", "note")
         place = next((_plain(self.fields[name]) for name in where if name in self.fields), "")
         joined = "; ".join(shown).replace("; et al.", " et al.")

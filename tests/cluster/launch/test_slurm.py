@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +91,15 @@ class Job:
 
 
 @pytest.fixture
-def submit(tmp_path: Path):
+def local() -> Iterator[Path]:
+    """A folder on the node's own disk with a name short enough for Ray's sockets; pytest's are not."""
+    folder = Path(tempfile.mkdtemp(prefix="n", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def submit(tmp_path: Path, local: Path):
     programs, notes, home = (tmp_path / name for name in ("bin", "notes", "my home"))
     for folder in (programs, notes, home):
         folder.mkdir()
@@ -106,7 +116,7 @@ def submit(tmp_path: Path):
             "SLURM_JOB_ID": "4711",
             "SLURM_JOB_NUM_NODES": "1",
             "SLURM_CPUS_ON_NODE": "3",
-            "SWEEP_LOCAL_FOLDER": str(tmp_path / "local"),
+            "SWEEP_LOCAL_FOLDER": str(local),
             "DRIVER": "0",
         }
         process = subprocess.Popen(
@@ -180,8 +190,8 @@ def test_the_cluster_asks_for_a_token_that_is_the_jobs_own_and_goes_with_it(subm
     assert not (job.home / ".ray" / "slurm-4711").exists()
 
 
-def test_the_job_removes_its_own_folders_and_nothing_beside_them(submit, tmp_path: Path) -> None:
-    beside = [tmp_path / "shared" / "mine.txt", tmp_path / "local" / "mine.txt"]
+def test_the_job_removes_its_own_folders_and_nothing_beside_them(submit, tmp_path: Path, local: Path) -> None:
+    beside = [tmp_path / "shared" / "mine.txt", local / "mine.txt"]
     for path in beside:
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -191,6 +201,29 @@ def test_the_job_removes_its_own_folders_and_nothing_beside_them(submit, tmp_pat
     assert ray["RAY_AUTH_TOKEN_PATH"] == str(beside[0].parent / "slurm-4711" / "token")
     assert ray["RAY_TMPDIR"] == str(beside[1].parent / "ray-4711")
     assert [list(path.parent.iterdir()) for path in beside] == [[path] for path in beside]
+
+
+@pytest.mark.parametrize(
+    ("folder", "fits"), [(f"/tmp/{'n' * 23}", True), (f"/tmp/{'n' * 24}", False), ("/tmp/äääääääääääää", False)]
+)
+def test_a_local_folder_whose_sockets_would_have_too_long_paths_is_refused_in_a_line(submit, folder: str, fits) -> None:
+    job = submit("sweep", "smoke", SWEEP_LOCAL_FOLDER=folder)
+    assert job.end() == (0 if fits else 2), job.said
+    if fits:
+        assert len(os.fsencode(job.note("ray")["environment"]["RAY_TMPDIR"])) == 37
+        Path(folder).rmdir()
+        return
+    assert job.said.count("\n") == 1
+    assert f"{folder}/ray-4711 has " in job.said
+    assert "SWEEP_LOCAL_FOLDER" in job.said
+    assert not job.has("srun")
+    assert not (job.home / ".ray").exists()
+
+
+def test_the_longest_folder_leaves_room_for_the_longest_path_of_rays_sockets() -> None:
+    most = int(re.search(r"^most=(\d+)$", SCRIPT.read_text(), re.MULTILINE)[1])
+    session = "ray/session_2026-11-22_15-20-43_095537_4194304/sockets/plasma_store.1"
+    assert most + len("/") + len(session) <= 107
 
 
 def test_compute_nodes_ask_no_hub_and_wait_long_for_each_other(submit) -> None:

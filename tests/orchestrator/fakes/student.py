@@ -7,7 +7,7 @@ from typing import Literal
 
 from tests.orchestrator.fakes.curves import curve, generator, summary
 from tests.orchestrator.fakes.teacher import BASE_LOSS, PARAMETERS
-from trainables.base import Config, Context, Diverged, Metrics, Progress, Trainable
+from trainables.base import Config, Context, Diverged, Metrics, Progress, Stopped, Trainable
 
 
 class StudentConfig(Config):
@@ -41,6 +41,8 @@ def run(config: StudentConfig, context: Context) -> Generator[Progress, None, Me
     for progress in curve(start, end, config.steps, config.eval_every, generator("student", context.run_id)):
         if progress.step > config.steps // 2 and config.fate != "done":
             _meet(config.fate)
+        if context.stop_requested():
+            raise Stopped
         yield progress
     return summary(start, end, config.steps, trainable, PARAMETERS + trainable)
 

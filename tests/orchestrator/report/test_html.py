@@ -118,7 +118,15 @@ def test_every_picture_has_its_caption_as_text_and_is_a_whole_svg(hostile, page)
 
 def test_table_headers_say_what_they_are_for(page):
     assert {item.get("scope") for item in page.of("th")} == {"col", "row"}
-    assert len(page.of("caption")) >= 3
+    tables = [attributes for attributes in page.of("figure") if attributes.get("class") == "grid"]
+    assert len(tables) == len(page.of("table")) >= 3
+
+
+def test_a_caption_stands_beside_the_box_in_which_its_table_scrolls(hostile):
+    text = hostile.text("report.html")
+    for box in re.findall(r'<div class="table".*?</div>', text, re.S):
+        assert "caption>" not in box
+    assert text.count("<figcaption>") >= text.count("<table>")
 
 
 def test_rows_have_a_cell_for_every_column(hostile):
@@ -132,7 +140,10 @@ def test_verdicts_carry_their_label_their_sentence_and_what_would_decide(hostile
     assert labels == [document.label(item.verdict) for item in hostile.summary.differences]
     text = hostile.text("report.html")
     for item in hostile.summary.differences:
-        assert str(inline(item.sentence)) in text
+        shown = re.sub(r"<.*?>", "", str(html.verdict(item)))
+        assert shown.replace("\u00a0", " ") == re.sub(r"<.*?>", "", str(inline(item.sentence)))
+        assert str(html.verdict(item)) in text
+        assert str(html.verdict(item)).count('<span class="chip">') == 1
         assert str(inline(item.decide)) in text
     assert document.headline(hostile.summary) in text
     for name in (*labels, "chip"):

@@ -21,7 +21,6 @@ is the same function. It costs thin matrix products more (of SmolLM2's step on a
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor, nn
 
 from trainables.base import Context
+from trainables.durable import flush
 from trainables.inits.parts.layers import Adapted, adapted_layers
 from trainables.training.workers import Workers
 
@@ -148,8 +148,6 @@ def _keep(start: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save
 
     beside = path.with_name(f".{path.name}")
-    with beside.open("wb") as stream:
-        stream.write(save({name: value.contiguous().cpu() for name, value in start.items()}))
-        stream.flush()
-        os.fsync(stream.fileno())
+    beside.write_bytes(save({name: value.contiguous().cpu() for name, value in start.items()}))
+    flush(beside)
     beside.replace(path)

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ from cluster.attempt import Execution
 from cluster.base import Job, Outcome
 from orchestrator import report, results
 from orchestrator.store import Store
-from orchestrator.tracking import Tracker, clean_params, is_synced, tracking_uri
+from orchestrator.tracking import Tracker, clean_params, is_synced, prepare_database, sender, tracking_uri
+from orchestrator.tracking.client import shown
 from tests.orchestrator.synthetic import execute, fill, filled, planned, rank_study
+from tests.orchestrator.tracking.looking import expected, logged, runs_at, wait_until
 from trainables.base import Progress
 
 
@@ -27,24 +29,7 @@ def no_server(monkeypatch):
 
 def runs_in(store: Store, views: Path | None = None):
     """Return the parent and the children by run id, read through MLflow itself."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=tracking_uri(store, views))
-    experiment = client.get_experiment_by_name("rank_study")
-    found = client.search_runs([experiment.experiment_id], max_results=1000)
-    (parent,) = [run for run in found if run.data.tags.get("role") == "study"]
-    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == len(found) - 1
-    by_id = {run.data.tags["run_id"]: run for run in children}
-    assert len(by_id) == len(children), "a run id has two children"
-    return client, parent, by_id
-
-
-def logged(client, run) -> Counter:
-    """Return how often each (metric, step) is there."""
-    return Counter(
-        (name, m.step) for name in run.data.metrics for m in client.get_metric_history(run.info.run_id, name)
-    )
+    return runs_at(tracking_uri(store, views))
 
 
 def measured_in(store: Store) -> int:
@@ -55,23 +40,6 @@ def measured_in(store: Store) -> int:
     ):
         return int(db.execute("SELECT count(*) FROM metrics").fetchone()[0])
     return 0
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.1)
-
-
-def expected(record) -> set[tuple[str, int]]:
-    """Return what MLflow is to have of a record: curves by step, and numbers that are known once without one."""
-    rows = list(record.history_rows())
-    steps = {(name, int(row["step"])) for row in rows for name in row if name != "step"}
-    once = {name for name, value in record.metrics.items() if name not in record.history and value is not None}
-    measured = {"run_seconds": record.provenance.seconds, "run_peak_memory_gib": record.provenance.peak_memory_gib}
-    once |= {f"system/{name}" for name, value in measured.items() if value is not None}
-    return steps | {(name, 0) for name in once}
 
 
 def track(study, store, *events, views: Path | None = None) -> None:
@@ -317,3 +285,124 @@ assert tracker.close() is None
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def told(store: Store) -> dict[str, object]:
+    """Return all that MLflow has of a study but for its own ids and the folder that it is in."""
+    client, parent, children = runs_in(store)
+
+    def about(run):
+        tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.parent")}
+        history = {
+            name: sorted((m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, name))
+            for name in run.data.metrics
+        }
+        return run.info.run_name, run.info.status, run.info.end_time, run.data.params, tags, history
+
+    artifacts = sorted(item.path for item in client.list_artifacts(parent.info.run_id))
+    return {"parent": about(parent)[1], "artifacts": artifacts} | {id_: about(run) for id_, run in children.items()}
+
+
+def test_a_copy_of_the_records_alone_rebuilds_the_same_experiment(tmp_path):
+    study, plan, store = filled(tmp_path / "here", rank_study(ranks=(4,), seeds=1, fates={(4, "svd", 1): "oom"}))
+    folder = report.report_folder(plan, store)
+    report.write(plan, store, folder)
+    track(study, store, lambda tracker: tracker.sync(plan, report=folder))
+    for part in ("artefacts", "failures", "reports"):
+        shutil.copytree(store.root / part, tmp_path / "there" / part, symlinks=True)
+    copy = Store(tmp_path / "there")
+    track(study, copy, lambda tracker: tracker.sync(planned(study, copy), report=report.report_folder(plan, copy)))
+    assert told(copy) == told(store)
+
+
+def test_a_database_that_moved_with_its_store_finds_its_artefacts_and_goes_on(tmp_path):
+    study, plan, store = filled(tmp_path / "here", rank_study(ranks=(4,), seeds=1))
+    folder = report.report_folder(plan, store)
+    report.write(plan, store, folder)
+    track(study, store, lambda tracker: tracker.sync(plan, report=folder))
+    before = told(store)
+    store.root.rename(tmp_path / "there")
+    moved = Store(tmp_path / "there")
+    prepare_database(moved.root / "mlflow.db")
+    assert told(moved) == before
+    track(study, moved, lambda tracker: tracker.sync(plan, report=report.report_folder(plan, moved)))
+    assert told(moved) == before
+    assert not store.root.exists()
+
+
+def test_a_child_that_somebody_deletes_while_it_runs_is_made_again(tmp_path):
+    study, store = rank_study(ranks=(4,), seeds=1), Store(tmp_path)
+    plan = planned(study, store)
+    fill(plan, store, leave_out={run.name for run in plan.of_stage("student")})
+    student = plan.of_stage("student")[0]
+    tracker = Tracker(study, store)
+    tracker.started(student, 1)
+    tracker.progressed(student, Progress(1, 20, {"loss": 3.0}))
+    wait_until(lambda: measured_in(store) == 1)
+    client, _, children = runs_in(store)
+    client.delete_run(children[student.id].info.run_id)
+    tracker.progressed(student, Progress(2, 20, {"loss": 2.0}))
+    outcome = execute(student, store)
+    tracker.finished(outcome)
+    assert tracker.close() is None
+    _, _, again = runs_in(store)
+    assert again[student.id].info.run_id != children[student.id].info.run_id
+    assert again[student.id].info.status == "FINISHED"
+    assert set(logged(client, again[student.id])) >= expected(outcome.record)
+
+
+def test_what_was_created_twice_is_there_once_after_the_next_command(tmp_path):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
+    track(study, store, lambda tracker: tracker.sync(plan))
+    client, parent, children = runs_in(store)
+    of = [parent.info.experiment_id]
+    first = children[plan.runs[0].id]
+    tags = {name: value for name, value in first.data.tags.items() if name != "record"}
+    late = client.create_run(of[0], tags=tags, run_name=first.info.run_name)
+    client.create_run(of[0], tags={name: parent.data.tags[name] for name in ("study", "scale", "role")})
+    assert len(client.search_runs(of)) == len(children) + 3
+    track(study, store, lambda tracker: tracker.sync(plan))
+    _, kept, now = runs_in(store)
+    assert kept.info.run_id == parent.info.run_id
+    assert now[plan.runs[0].id].info.run_id == first.info.run_id != late.info.run_id
+    assert {run.info.status for run in now.values()} == {"FINISHED"}
+
+
+def test_events_beyond_what_the_queue_holds_are_completed_from_the_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(sender, "QUEUE", 3)
+    study, store = rank_study(ranks=(4,), seeds=1), Store(tmp_path)
+    plan = planned(study, store)
+    tracker = Tracker(study, store)
+    for run in plan.runs:
+        tracker.started(run, 1)
+        tracker.finished(execute(run, store))
+    tracker.sync(plan)
+    assert tracker.close() is None
+    client, _, children = runs_in(store)
+    for run_id, record in store.records(run.id for run in plan.runs).items():
+        assert logged(client, children[run_id]) == Counter(dict.fromkeys(expected(record), 1))
+
+
+def test_a_driver_killed_after_all_was_told_is_noticed_though_no_record_is_new(tmp_path):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1, fates={(4, "svd", 1): "failed"}))
+    track(study, store, lambda tracker: tracker.sync(plan))
+    assert is_synced(plan, store)
+    (failed,) = [run for run in plan.of_stage("student") if store.failures.joinpath(run.id).exists()]
+    tracker = Tracker(study, store)
+    tracker.started(failed, 2)  # and this driver is never heard of again
+    wait_until(lambda: not is_synced(plan, store))
+    wait_until(lambda: runs_in(store)[2][failed.id].info.status == "RUNNING")
+    track(study, store, lambda tracker: tracker.sync(plan))
+    assert runs_in(store)[2][failed.id].info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown_as"),
+    [
+        ("https://ann:secret@host:5000/mlflow", "https://host:5000/mlflow"),
+        ("https://ann:p@ss@host/x: refused", "https://host/x: refused"),
+        ("http://host:5000/a@b", "http://host:5000/a@b"),
+    ],
+)
+def test_addresses_are_shown_without_credentials(address, shown_as):
+    assert shown(address) == shown_as

@@ -5,7 +5,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from orchestrator.search import is_recorded, journal_path, record_grid
+from orchestrator.search.journal import is_recorded, journal_path, record
 from orchestrator.store import Store
 from tests.orchestrator.synthetic import fill, filled, planned, rank_study
 
@@ -16,7 +16,7 @@ def load(store: Store, name: str = "rank_study fake") -> optuna.Study:
 
 def test_every_finished_run_of_the_grid_is_one_trial_however_often_it_is_told(tmp_path):
     _, plan, store = filled(tmp_path / "a store", rank_study(ranks=(4, 16), seeds=2))
-    assert [record_grid(plan, store) for _ in range(2)] == [8, 0]
+    assert [record(plan, store) for _ in range(2)] == [8, 0]
     trials = load(store).trials
     assert {trial.user_attrs["run_id"] for trial in trials} == {run.id for run in plan.of_stage("student")}
     assert len(trials) == 8
@@ -24,15 +24,15 @@ def test_every_finished_run_of_the_grid_is_one_trial_however_often_it_is_told(tm
 
 def test_a_trial_has_the_runs_axes_its_seed_apart_and_the_primary_outcome(tmp_path):
     _, plan, store = filled(tmp_path, rank_study(ranks=(4, 16), seeds=2))
-    record_grid(plan, store)
+    record(plan, store)
     student = next(run for run in plan.of_stage("student") if run.labels["student.init"] == "svd")
     (trial,) = [trial for trial in load(store).trials if trial.user_attrs["run_id"] == student.id]
     assert trial.params == {"student.rank": student.labels["student.rank"], "student.init": "svd"}
     assert trial.user_attrs["student.seed"] == student.labels["student.seed"]
     evaluation = next(run for run in plan.of_stage("evaluate") if run.inputs["subject"] == student.id)
-    record = store.record(evaluation.id)
-    assert record is not None
-    assert trial.value == record.metrics["test_loss"]
+    evaluated = store.record(evaluation.id)
+    assert evaluated is not None
+    assert trial.value == evaluated.metrics["test_loss"]
     assert load(store).best_trial.params["student.init"] == "svd"
 
 
@@ -42,17 +42,17 @@ def test_failed_and_diverged_runs_are_failures_and_pending_ones_are_not_told(tmp
     plan = planned(study, store)
     late = next(run for run in plan.of_stage("student") if run.labels["student.seed"] == 3)
     fill(plan, store, leave_out={late.name})
-    assert record_grid(plan, store) == 5
+    assert record(plan, store) == 5
     states = {trial.user_attrs["status"]: trial.state.name for trial in load(store).trials}
     assert states == {"oom": "FAIL", "diverged": "FAIL", "done": "COMPLETE"}
 
 
 def test_an_extended_grid_adds_only_what_is_new_and_optuna_can_still_judge_it(tmp_path):
     _, plan, store = filled(tmp_path, rank_study(ranks=(4, 16), seeds=2))
-    record_grid(plan, store)
+    record(plan, store)
     wider = planned(rank_study(ranks=(4, 16, 64), inits=("random", "svd", "pissa"), seeds=2), store)
     fill(wider, store)
-    assert record_grid(wider, store) == 18 - 8
+    assert record(wider, store) == 18 - 8
     importances = optuna.importance.get_param_importances(load(store))
     assert set(importances) == {"student.rank", "student.init"}
 
@@ -60,19 +60,19 @@ def test_an_extended_grid_adds_only_what_is_new_and_optuna_can_still_judge_it(tm
 def test_recorded_is_known_until_a_record_changes_or_the_journal_is_gone(tmp_path):
     _, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
     assert not is_recorded(plan, store)
-    record_grid(plan, store)
+    record(plan, store)
     assert is_recorded(plan, store)
     store.forget(plan.of_stage("student")[0].id)
     assert not is_recorded(plan, store)
     fill(plan, store)
-    record_grid(plan, store)
+    record(plan, store)
     journal_path(store).unlink()
     assert not is_recorded(plan, store)
 
 
 def test_the_journal_lives_where_views_do(tmp_path):
     _, plan, store = filled(tmp_path / "store", rank_study(ranks=(4,), seeds=1))
-    record_grid(plan, store, views=tmp_path / "views")
+    record(plan, store, views=tmp_path / "views")
     assert (tmp_path / "views" / "optuna.journal").is_file()
     assert is_recorded(plan, store, views=tmp_path / "views")
     assert not is_recorded(plan, store)
@@ -81,5 +81,5 @@ def test_the_journal_lives_where_views_do(tmp_path):
 @pytest.mark.parametrize("name", ["rank_study fake"])
 def test_the_direction_is_the_comparisons(tmp_path, name):
     _, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
-    record_grid(plan, store)
+    record(plan, store)
     assert load(store, name).direction.name == "MINIMIZE"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from cluster.notes import read_progress
 from orchestrator.store import Store
 
 
@@ -24,10 +23,14 @@ class Live:
 
 
 def live(store: Store) -> list[Live]:
-    """Return the newest attempt of every unfinished run that has begun, by id."""
+    """Return the newest attempt of every unfinished run that has begun, by id; one that has failed is none."""
     folders = sorted(store.work.iterdir()) if store.work.is_dir() else []
     attempts = [max(numbered, key=lambda path: int(path.name)) for folder in folders if (numbered := _attempts(folder))]
-    return [_live(attempt) for attempt in attempts]
+    return [_live(attempt) for attempt in attempts if not _has_failed(store, attempt)]
+
+
+def _has_failed(store: Store, attempt: Path) -> bool:
+    return (store.failures / attempt.parent.name / attempt.name / "record.json").is_file()
 
 
 def _attempts(folder: Path) -> list[Path]:
@@ -35,11 +38,9 @@ def _attempts(folder: Path) -> list[Path]:
 
 
 def _live(attempt: Path) -> Live:
-    about: dict[str, Any] = {}
-    path = attempt / "progress.json"
-    if path.is_file():
-        about = json.loads(path.read_text())
+    about = read_progress(attempt)
     losses = [row["loss"] for row in about.get("rows", []) if "loss" in row]
+    path = attempt / "progress.json"
     return Live(
         run_id=attempt.parent.name,
         attempt=int(attempt.name),

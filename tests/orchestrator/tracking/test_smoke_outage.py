@@ -1,0 +1,31 @@
+"""A real tracking server is killed for half a minute in the middle of a real sweep, and started again."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from orchestrator.store import Store
+from tests.orchestrator.tracking.looking import expected, logged, runs_at
+from tests.orchestrator.tracking.server import serving
+from tests.orchestrator.tracking.sweeping import sweep
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_server_killed_in_the_middle_of_a_sweep_has_everything_once_afterwards(tmp_path):
+    with serving(tmp_path / "server") as server:
+        swept = sweep(tmp_path, server.uri, disturb=server)
+        assert swept.code == 0, swept.said
+        assert swept.was_in_the_middle, "the sweep was over before the server was back"
+        away, back = swept.lines
+        assert away == f"MLflow: no answer from {server.uri}; the sweep goes on, and what it misses is sent later"
+        assert back == f"MLflow: {server.uri} answers again, and gets what it missed"
+        store = Store(tmp_path / "runs")
+        client, parent, children = runs_at(server.uri, study="smoke")
+        assert set(children) == set(store.ids())
+        for run_id, record in store.records(store.ids()).items():
+            assert logged(client, children[run_id]) == Counter(dict.fromkeys(expected(record), 1))
+            assert children[run_id].data.tags["status"] == "done"
+        assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
