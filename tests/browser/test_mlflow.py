@@ -18,10 +18,13 @@ from tests.browser.mlflow_pages import Site
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing() or "never"),
 ]
 
+COLOURS = """() => Object.fromEntries(
+    document.querySelector('.js-plotly-plot').data.map(trace => [trace.name, trace.marker.color.slice(0, 7)])
+)"""
 NAMES = {f"{init} r{rank} s{seed}" for init in ("random", "svd") for rank in (4, 8) for seed in (1, 2)}
 
 
@@ -108,10 +111,7 @@ def measured(record: Record, metric: str) -> list[int]:
 def test_an_arm_has_one_colour_in_all_charts(site):
     site.view("runs", "CHART")
     site.charts()
-    colours = site.page.evaluate(
-        "() => Object.fromEntries(document.querySelector('.js-plotly-plot').data"
-        ".map(d => [d.name, d.marker.color.slice(0, 7)]))"
-    )
+    colours = site.page.evaluate(COLOURS)
     by_arm = {arm: {colour for name, colour in colours.items() if name.startswith(arm)} for arm in ("random", "svd")}
     assert [len(found) for found in by_arm.values()] == [1, 1]
     assert by_arm["random"] != by_arm["svd"]
