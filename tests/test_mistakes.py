@@ -96,7 +96,7 @@ EXPORT = ["export", "--base", "./base", "--tuned", "./base", "--out", "out"]
 MISTAKES = {
     "unknown verb": (nothing, ["swep", "smoke"], "invalid choice: 'swep'"),
     "no study": (nothing, ["sweep"], "required: study"),
-    "unknown study": (nothing, ["sweep", "rank_stdy"], "Did you mean 'rank_study'? Known: rank_study, smoke"),
+    "unknown study": (nothing, ["sweep", "rank_stdy"], "Did you mean 'rank_study'? Known: alpha_study"),
     "unknown option": (nothing, ["sweep", "smoke", "--colour"], "unrecognized arguments: --colour"),
     "unknown scale": (nothing, ["sweep", "smoke", "--scale", "laptp"], "Did you mean 'laptop'?"),
     "unknown stage": (nothing, ["sweep", "smoke", "--set", "studnt.steps=3"], "Did you mean 'student'?"),

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from orchestrator.design import Method
 from orchestrator.statistics.estimates import Floats
-from orchestrator.statistics.sign_flip import DRAWS, SLACK, flipped_sums, sign_flip
+from orchestrator.statistics.sign_flip import DRAWS, ROUNDING, SLACK, flipped_sums, sign_flip
 
 K = TypeVar("K", bound=Hashable)
 
@@ -77,7 +77,7 @@ def westfall_young(differences: ArrayLike, *, draws: int = DRAWS, seed: int = 0)
     hits, patterns = np.zeros(len(order)), 0
     for sums in flipped_sums(scaled[:, order], draws=draws, seed=seed):
         most = np.maximum.accumulate(np.abs(sums)[:, ::-1], axis=1)[:, ::-1]
-        hits += (most >= observed[order] * (1 - SLACK) - SLACK * SLACK).sum(axis=0)
+        hits += (most >= observed[order] * (1 - SLACK) - ROUNDING).sum(axis=0)
         patterns += len(sums)
     adjusted = np.empty(len(order))
     adjusted[order] = np.maximum.accumulate(hits / patterns)

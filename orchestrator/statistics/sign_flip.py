@@ -23,6 +23,9 @@ BLOCK = 14
 """Pairs whose signs are enumerated at once: 2^14 sums of every column."""
 SLACK = 1e-9
 """Relative difference below which two sums are equal: sums of the same numbers differ by rounding alone."""
+ROUNDING = 1e-12
+"""Absolute difference below which two sums are equal, as a share of their terms' absolute sum: where they cancel, that
+of rounding is larger than any share of what is left."""
 FEWEST_FOR_INVERSION = 6
 """Pairs below which an inverted test gives no finite 95 % interval: 2^(1-5) is above .05."""
 
@@ -55,7 +58,7 @@ def sign_flip(differences: ArrayLike, *, level: float = 0.95, draws: int = DRAWS
     if len(d) == 0:
         return Paired(Estimate(math.nan, 0), 1.0, is_exact=True)
     lows, highs, patterns = _split_means(d, draws=draws, seed=seed)
-    slack = 1e-12 * float(np.abs(d).sum())
+    slack = ROUNDING * float(np.abs(d).sum())
     p = (1 + int(((lows <= slack) & (highs >= -slack)).sum())) / patterns
     mean = float(d.mean())
     estimate = Estimate(mean, len(d), _inverted(d, level, draws, seed))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from orchestrator.results import axis_columns
 from orchestrator.study import By, Computed, Selected, Study, setting_of
+from orchestrator.tracking.content import HEADLINE
 
 PREFIX = "mlflow.sharedViewState."
 MAIN = "runs"
@@ -130,7 +131,8 @@ def _dependent(study: Study) -> list[str]:
     stage = study.stages.get(study.compared_stage)
     axes = set(axis_columns(study).values()) | {setting_of(axis) for axis in study.axes}
     config = stage.config if stage else {}
-    return [name for name, value in config.items() if isinstance(value, Selected | By | Computed) and name not in axes]
+    told = [name for name in HEADLINE if name in config and name not in axes]
+    return [name for name in told if isinstance(config[name], Selected | By | Computed)]
 
 
 def _selected(study: Study) -> list[str]:

@@ -261,7 +261,7 @@ def test_a_current_report_is_recognised_and_shown_without_a_library_that_compute
 import sys
 from pathlib import Path
 from orchestrator import report
-from orchestrator.search import is_recorded
+from orchestrator.search.journal import is_recorded
 from orchestrator.tracking import is_synced
 from orchestrator.store import Store
 from rich.console import Console

@@ -290,7 +290,8 @@ def told(store: Store) -> dict[str, object]:
     client, parent, children = runs_in(store)
 
     def about(run):
-        tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.parent")}
+        own = ("mlflow.parentRunId", "model_id")
+        tags = {name: value for name, value in run.data.tags.items() if name not in own}
         history = {
             name: sorted((m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, name))
             for name in run.data.metrics

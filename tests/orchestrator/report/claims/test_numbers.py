@@ -84,8 +84,8 @@ def costing(value, *, reached=4, n=4):
         (costing(2), costing(7), "after 20 students"),
         (costing(2), costing(7, reached=0), "after at most 20 students"),
         (costing(7), costing(2), "never"),
-        (costing(7), costing(2, reached=1), "never, as far as the baseline was watched"),
-        (costing(2, reached=3), costing(7), "not known (runs of the arm never reached the target)"),
+        (costing(7), costing(2, reached=1), "not seen"),
+        (costing(2, reached=3), costing(7), "not known"),
         (costing(0), costing(200), "after 1 student"),
     ],
 )
