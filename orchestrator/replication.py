@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from orchestrator.statistics.replicates import Key
 
 LEVELS = ("split", "teacher", "student")
+LONGEST_WRITTEN_OUT = 12
+"""Consecutive values beyond which a command has their range."""
 SPLITTING = ("dataset", "base_model")
 """Stages whose replicate axes make splits of the data."""
 
@@ -198,7 +200,16 @@ def lengthened(
     fresh = (value for value in itertools.count(max([*known, 0]) + 1) if value not in avoid)
     values = [] if is_fresh else known[:each]
     values += itertools.islice(fresh, each - len(values))
-    return [("--axis", f"{axis}={','.join(map(str, values))}")]
+    return [("--axis", f"{axis}={_listed(values)}")]
+
+
+def _listed(values: Sequence[int]) -> str:
+    """Return the values as `--axis` takes them: long stretches of whole numbers as FIRST..LAST."""
+    stretches = [list(stretch) for _, stretch in itertools.groupby(enumerate(values), lambda pair: pair[1] - pair[0])]
+    parts = [[value for _, value in stretch] for stretch in stretches]
+    return ",".join(
+        f"{part[0]}..{part[-1]}" if len(part) > LONGEST_WRITTEN_OUT else ",".join(map(str, part)) for part in parts
+    )
 
 
 def is_for_verdict(run: Run) -> bool:

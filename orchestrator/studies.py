@@ -32,6 +32,7 @@ from trainables.base import Place, Scalar
 DEFAULT_SCALE = "laptop"
 USER = "user_study_"
 """Before the name of the module of a study in a user's own file."""
+RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -159,7 +160,7 @@ def _with_range(study: Study, name: str, values: Sequence[Scalar]) -> Study:
 def _with_axis(study: Study, text: str) -> Study:
     option = f"--axis {text}"
     name, value = _assignment(option, text)
-    values = [_literal(part) for part in value.split(",") if part.strip()]
+    values = [found for part in value.split(",") if part.strip() for found in _values(option, part)]
     if study.search is not None and name in study.search.space:
         return _with_range(study, name, _of_range(option, study, name, values))
     if name in study.axes and "." not in name:
@@ -313,6 +314,16 @@ def _stage_and_setting(study: Study, option: str, name: str) -> tuple[str, str]:
     if not dot or not setting:
         raise UserError(f"{option}: name a setting of {stage}, such as {stage}.seed=2")
     return stage, setting
+
+
+def _values(option: str, text: str) -> list[Any]:
+    """Return the value of a literal, or all whole numbers of a range: 8..12 is 8, 9, 10, 11, 12."""
+    if not (ends := RANGE.fullmatch(text.strip())):
+        return [_literal(text)]
+    first, last = map(int, ends.groups())
+    if last < first:
+        raise UserError(f"{option}: {text.strip()} has no values; write the smaller number first")
+    return list(range(first, last + 1))
 
 
 def _literal(text: str) -> Any:

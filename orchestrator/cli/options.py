@@ -66,7 +66,7 @@ def add_study(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         dest="axes",
         action="append",
         default=[],
-        help="vary a setting over these values, such as student.rank=4,8,16 (repeatable)",
+        help="vary a setting over these values, such as student.rank=4,8,16 or student.seed=1..12 (repeatable)",
     )
     group.add_argument(
         "--place",

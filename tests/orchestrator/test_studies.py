@@ -1,6 +1,10 @@
 import pytest
 
 from orchestrator.errors import InputError, UserError
+from orchestrator.fingerprints import FilePlanner
+from orchestrator.plan import expand
+from orchestrator.replication import design_of, lengthened
+from orchestrator.store import Store
 from orchestrator.studies import Changes, load
 from orchestrator.study import Axis
 from orchestrator.values import value_at
@@ -94,10 +98,6 @@ def test_a_change_is_typed_and_applied(changes, value):
     ],
 )
 def test_a_change_that_does_not_fit_is_one_line_with_the_way_out(changes, complaint, tmp_path):
-    from orchestrator.fingerprints import FilePlanner
-    from orchestrator.plan import expand
-    from orchestrator.store import Store
-
     with pytest.raises(UserError) as caught:
         expand(load("rank_study", Changes(**{"scale": "tiny", **changes})), FilePlanner(Store(tmp_path)))
     assert complaint in str(caught.value)
@@ -127,6 +127,23 @@ def test_a_study_file_that_is_none_is_one_line(tmp_path, text, complaint):
 @pytest.mark.parametrize("arms", ["svd,random", "zero_step,random"])
 def test_a_free_axis_takes_those_of_its_values_that_are_named(arms):
     assert load("init_study", Changes(scale="tiny", axes=(f"arm={arms}",))).axes["arm"] == tuple(arms.split(","))
+
+
+def test_a_range_is_all_its_whole_numbers():
+    axes = load("rank_study", Changes(scale="tiny", axes=("student.seed=1..3,7", "student.rank=2"))).axes
+    assert (axes["student.seed"], axes["student.rank"]) == ((1, 2, 3, 7), (2,))
+    with pytest.raises(UserError, match=r"3\.\.1 has no values; write the smaller number first"):
+        load("rank_study", Changes(scale="tiny", axes=("student.seed=3..1",)))
+
+
+def test_the_option_for_many_seeds_has_their_ranges_and_gives_those_seeds(tmp_path):
+    study = load("rank_study", Changes(scale="tiny"))
+    design = design_of(expand(study, FilePlanner(Store(tmp_path))).outlook)
+    assert design is not None
+    ((option, text),) = lengthened(study, design, 120, is_fresh=True, avoid={101, 102})
+    assert (option, text) == ("--axis", "student.seed=4..100,103..125")
+    seeds = load("rank_study", Changes(scale="tiny", axes=(text,))).axes["student.seed"]
+    assert seeds == (*range(4, 101), *range(103, 126))
 
 
 def test_a_free_axis_that_means_nothing_but_itself_takes_any_value(tmp_path):

@@ -14,7 +14,8 @@ from tests.orchestrator.report.test_claims_of_tables import better, pending_afte
 def axis(command: str) -> list[int]:
     words = shlex.split(command)
     (value,) = [word for word in words if word.startswith("student.seed=")]
-    return [int(seed) for seed in value.partition("=")[2].split(",")]
+    ends = [list(map(int, part.split(".."))) for part in value.partition("=")[2].split(",")]
+    return [seed for first, *last in ends for seed in range(first, (last or [first])[0] + 1)]
 
 
 def noisy(effect, seed=3):
