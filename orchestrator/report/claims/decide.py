@@ -173,13 +173,18 @@ class _Deciding:
                 max(least, needed_for_equivalence(family, alpha)),
             )
             need = None if need is None or near is None else max(need, near)
-        size = f"d_z {effect / sd:.2f}{f' at {place}' if (place := formatting.group(item.group)) else ''}"
+        size = f"d_z {effect / sd:.2f}{self._where(item)}"
         if need is None:
             return None, f"more than {LARGEST} replicates would be needed for 80 % power for {label}, {size}"
         return (
             need,
             f"80 % power for {label}: {size}, by {_methods(self.judged, comparison.margin)}, normal differences",
         )
+
+    def _where(self, item: Difference) -> str:
+        arm = f" of {item.arm}" if len({other.arm for other in self.judged.differences}) > 1 else ""
+        place = formatting.group(item.group)
+        return f"{arm} at {place}" if place else arm
 
     def _power(self, n: int, d_z: float) -> float:
         return statistics.power_of_difference(
