@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from orchestrator.live import Live
     from orchestrator.store import Store
 
-EXPECTED = "once tuned"
-"""Runs that wait for a selection."""
+TUNED, ASKED = "once tuned", "once asked for"
+"""Runs that wait for a selection, and those that wait for points of a search."""
 
 
 def add(verbs: Any) -> None:
@@ -100,7 +100,8 @@ def _counts(options: argparse.Namespace, store: Store) -> dict[str, dict[str, in
         of_stage[status] = of_stage.get(status, 0) + 1
     for run in () if plan is None else plan.expected:
         of_stage = counts.setdefault(run.stage, {})
-        of_stage[EXPECTED] = of_stage.get(EXPECTED, 0) + 1
+        expected = ASKED if plan is not None and plan.study.search is not None else TUNED
+        of_stage[expected] = of_stage.get(expected, 0) + 1
     return counts
 
 
