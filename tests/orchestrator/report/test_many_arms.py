@@ -52,6 +52,12 @@ def study() -> Study:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     _, plan, store = filled(tmp_path_factory.mktemp("arms"), study())
+    for stage, seconds in {"teacher": 7.0, "wrong_teacher": 9.0, "svd_export": 1.0, "wrong_export": 1.0}.items():
+        (run,) = plan.of_stage(stage)
+        record = store.record(run.id)
+        assert record is not None
+        taken = record.model_copy(update={"provenance": record.provenance.model_copy(update={"seconds": seconds})})
+        (store.artefact(run.id) / "record.json").write_text(taken.model_dump_json())
     folder = store.root / "report"
     return plan, store, folder, report.write(plan, store, folder, command="python -m orchestrator sweep mine")
 
@@ -80,7 +86,8 @@ def test_an_arm_pays_for_the_teacher_that_its_own_students_read(made: Made) -> N
     *_, summary = made
     costs = next(item for item in summary.sections if item.name == "costs")
     once = {row[1]: row[2:5] for row in costs.grids[1].rows}
-    assert once["wrong"] != once["svd_0"] == once["svd_1"]
+    assert once["wrong"] != once["svd_0"]
+    assert once["svd_0"][1:] == once["svd_1"][1:] == ["8", "8"]
     assert "random" not in once
 
 
