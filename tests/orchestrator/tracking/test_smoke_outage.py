@@ -27,7 +27,8 @@ def test_a_server_killed_in_the_middle_of_a_sweep_has_everything_once_afterwards
         assert swept.code == 0, swept.said
         assert swept.was_in_the_middle, "the sweep was over before the server was back"
         away, back = swept.lines
-        assert away.endswith(f"MLflow: no answer from {server.uri}; the sweep goes on, and what it misses is sent later")
+        lost = f"MLflow: no answer from {server.uri}; the sweep goes on, and what it misses is sent later"
+        assert away.endswith(lost)
         assert back.endswith(f"MLflow: {server.uri} answers again, and gets what it missed")
         store = Store(tmp_path / "runs")
         client, parent, children = runs_at(server.uri, study="smoke")
