@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
 from orchestrator import statistics
 from orchestrator.report import selection_figure, style
-from orchestrator.report.material import Drawn, Material, Written
+from orchestrator.report.material import Drawn, Material
 from orchestrator.report.outcomes import outcomes
 from orchestrator.report.panels import panels
 from orchestrator.report.spectra import layers, spectrum
 from orchestrator.report.summary import Difference, Line
-from orchestrator.results import write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 Draw: TypeAlias = Callable[[Material], Drawn | None]
-
-
-def write_all(material: Material, folder: Path) -> dict[str, Written]:
-    """Write every figure that there are numbers for, as PNG and CSV; return them by name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {}
-    with style.house_rules():
-        for name, draw in FIGURES.items():
-            for path in (folder / f"{name}.png", folder / f"{name}.csv"):
-                path.unlink(missing_ok=True)
-            drawn = draw(material)
-            if drawn is not None:
-                style.save(drawn.figure, folder / f"{name}.png")
-                drawn.figure.set_layout_engine("none")  # laid out once for both pictures: half of their time
-                write_csv(drawn.numbers, folder / f"{name}.csv")
-                written[name] = Written(drawn.caption, style.as_svg(drawn.figure))
-    return written
 
 
 # -- loss curves ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from orchestrator.freshness import record_states
 from orchestrator.items import item_table
 from orchestrator.plan import Plan
 from orchestrator.rehearsal import first
-from orchestrator.report import document, figures, formatting, html, markdown, paper, rehearsal, tables
+from orchestrator.report import document, drawing, figures, formatting, html, markdown, paper, rehearsal, tables
 from orchestrator.report.claims.oscillation import with_oscillation
 from orchestrator.report.comparison import summarise
 from orchestrator.report.current import SUMMARY, mark
@@ -45,7 +45,7 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     if (rehearsed := rehearsal.section(whole, store)) is not None:
         summary = summary.model_copy(update={"sections": [rehearsed, *summary.sections]})
     material = Material(plan, store, records, Family(plan.study, table), summary, command=command)
-    pictures = figures.write_all(material, folder / "figures")
+    pictures = drawing.write_all(figures.FIGURES, material, folder / "figures")
     captions = {name: picture.caption for name, picture in pictures.items()}
     summary = summary.model_copy(update={"figures": captions})
     write_csv(table, folder / "results.csv")

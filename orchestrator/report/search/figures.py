@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from orchestrator.report import style
-from orchestrator.report.material import Drawn, Written
+from orchestrator.report.material import Drawn
 from orchestrator.report.search.outcome import Found
-from orchestrator.results import write_csv
 from orchestrator.search.points import Point, front
 from orchestrator.space import Choice, Int, Objective, Search
 from orchestrator.study import setting_of
@@ -27,22 +25,6 @@ SIZE = "trainable_parameters"
 MOST_PANELS = 9
 FAR, FEW = 4.0, 8
 """How far the drawn range goes, in ways from the best to the third quartile; with fewer points all are drawn."""
-
-
-def write_all(found: Found, folder: Path) -> dict[str, Written]:
-    """Write every figure that there are numbers for, as PNG and CSV; return them by name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {}
-    with style.house_rules():
-        for name, draw in FIGURES.items():
-            for path in (folder / f"{name}.png", folder / f"{name}.csv"):
-                path.unlink(missing_ok=True)
-            drawn = draw(found)
-            if drawn is not None:
-                style.save(drawn.figure, folder / f"{name}.png")
-                write_csv(drawn.numbers, folder / f"{name}.csv")
-                written[name] = Written(drawn.caption, style.as_svg(drawn.figure))
-    return written
 
 
 def words(metric: str) -> str:

@@ -10,7 +10,7 @@ from orchestrator.durable import write_atomically
 from orchestrator.errors import UserError
 from orchestrator.freshness import record_states
 from orchestrator.plan import Plan
-from orchestrator.report import html, markdown, style
+from orchestrator.report import drawing, html, markdown, style
 from orchestrator.report.current import SUMMARY, mark
 from orchestrator.report.document import Document
 from orchestrator.report.links import write_links
@@ -34,7 +34,7 @@ def write(plan: Plan, store: Store, folder: Path, *, command: str = "") -> Summa
     records = store.records(run.id for run in plan.runs)
     found = Found.of(plan, records)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = figures.write_all(found, folder / "figures")
+    pictures = drawing.write_all(figures.FIGURES, found, folder / "figures")
     summary = _summary(found, {name: one.caption for name, one in pictures.items()}, _shown(folder), command)
     write_csv(found.table(), folder / "points.csv")
     write_csv(tidy(plan, store), folder / "results.csv")
