@@ -26,8 +26,8 @@ from orchestrator.tracking.current import store_id
 from orchestrator.tracking.uploads import tell_study
 from trainables.base import Progress
 
-FLUSH_ROWS, FLUSH_S = 50, 3.0
-"""Measurements are sent in batches, a full one or after seconds: a call costs as much as fifty rows."""
+FLUSH_POINTS, FLUSH_S = 500, 5.0
+"""Measurements are sent in batches, a full one or after seconds: a call costs as much as some 300 measurements."""
 
 
 class Experiment:
@@ -84,7 +84,7 @@ class Experiment:
             self.start(run, 1)
         child = self.children[run.id]
         child.measure(live_points(progress, time_ms))
-        if len(child.waiting) >= FLUSH_ROWS:
+        if len(child.waiting) >= FLUSH_POINTS:
             child.send()
 
     def finish(self, run: Run, record: Record | None) -> None:
