@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.plan import Run
-from orchestrator.store import Record, Store
+from orchestrator.record import Record
+from orchestrator.store import Store
 from trainables.base import Place, Progress
 
 

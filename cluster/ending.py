@@ -27,7 +27,8 @@ from cluster.base import Job, Outcome
 from cluster.notes import Log, Notes, Row, read_progress
 from orchestrator.durable import is_full, no_space
 from orchestrator.plan import Run
-from orchestrator.store import Attempt, Provenance, Record, Status, Superseded, columns
+from orchestrator.record import Provenance, Record, Status, columns
+from orchestrator.store import Attempt, Superseded
 from trainables.base import Diverged, Metrics, Stopped
 from trainables.training.memory import is_out_of_memory
 

@@ -17,7 +17,8 @@ from orchestrator.fingerprints import Hashes
 from orchestrator.gc import WEIGHTS
 from orchestrator.identity import differences
 from orchestrator.plan import Plan, Run
-from orchestrator.store import ASIDE, MISSING, Record, Store
+from orchestrator.record import Record
+from orchestrator.store import ASIDE, MISSING, Store
 
 Action: TypeAlias = Literal["cached", "run", "skipped"]
 DAMAGED = "damaged: "

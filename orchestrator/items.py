@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.design import Method, can_conclude
 from orchestrator.plan import Plan, Run
+from orchestrator.record import Record
 from orchestrator.replication import is_for_verdict, replicate_axes, splitting_axes
 from orchestrator.results import axis_columns
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 from orchestrator.study import Study, Unit
 from trainables.data.config import DatasetConfig
 from trainables.data.splitting import count_of

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan, Run
-from orchestrator.store import Record, Store
+from orchestrator.record import Record
+from orchestrator.store import Store
 from orchestrator.study import Study, setting_of
 from trainables.base import Scalar
 

@@ -24,8 +24,9 @@ from orchestrator.memory import disk, fit
 from orchestrator.outlook import blocked, expected_line, made
 from orchestrator.plan import Plan, Run
 from orchestrator.progress import duration
+from orchestrator.record import FINAL
 from orchestrator.signals import STOPPED_BY, listening
-from orchestrator.store import FINAL, Store
+from orchestrator.store import Store
 from trainables.base import InputError, Progress
 
 if TYPE_CHECKING:

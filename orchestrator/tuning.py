@@ -16,7 +16,7 @@ from trainables.base import Scalar
 
 if TYPE_CHECKING:
     from orchestrator.plan import Run
-    from orchestrator.store import Record
+    from orchestrator.record import Record
 
 Records: TypeAlias = Callable[[str], "Record | None"]
 """What is known of a run, by its id: its record, or None."""

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.__main__ import main
-from orchestrator.store import Record, Store
+from orchestrator.record import Record
+from orchestrator.store import Store
 
 ROOT = Path(__file__).parents[1]
 SWEEP = [

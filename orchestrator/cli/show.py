@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from orchestrator.store import Record
+    from orchestrator.record import Record
 
 SAMPLES = 5
 

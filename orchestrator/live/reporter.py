@@ -16,7 +16,7 @@ from orchestrator.live.events import Began, Ended, Event, Journal, Over, Planned
 from orchestrator.live.lines import Lines
 from orchestrator.live.state import State
 from orchestrator.plan import Run
-from orchestrator.store import Record
+from orchestrator.record import Record
 from trainables.base import Progress
 
 

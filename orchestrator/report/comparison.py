@@ -8,6 +8,7 @@ from collections.abc import Mapping, Set
 import pandas as pd
 
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.report import choices, claims
 from orchestrator.report.claims.basis import Basis
 from orchestrator.report.claims.decide import deciding
@@ -20,7 +21,7 @@ from orchestrator.report.lines import arm_lines, gap_note, references
 from orchestrator.report.quotes import quotes
 from orchestrator.report.summary import Failure, Summary
 from orchestrator.report.verdicts import design_note
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 from orchestrator.study import Comparison, setting_of
 
 

@@ -19,13 +19,14 @@ from orchestrator.design import Method
 from orchestrator.freshness import PENDING
 from orchestrator.items import OUTCOMES, fold_columns, folds_of, item_table, planned_items, replicate_columns, unit_of
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.report import formatting
 from orchestrator.report.differences import Judged, number
 from orchestrator.report.family import Family
 from orchestrator.report.sections import Grid, Section
 from orchestrator.report.summary import Difference, Line
 from orchestrator.report.verdicts import Evidence, verdict
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 from trainables.base import Scalar
 
 ByKey: TypeAlias = dict[tuple[Hashable, ...], dict[Hashable, float]]

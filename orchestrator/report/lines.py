@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from orchestrator import statistics
+from orchestrator.record import Record
 from orchestrator.report.differences import number
 from orchestrator.report.family import Family
 from orchestrator.report.measures import MEASURES
 from orchestrator.report.summary import Kind, Line, Number, Steps
 from orchestrator.results import arm_stage
-from orchestrator.store import Record
 from orchestrator.study import Study
 from trainables.base import Scalar
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.report.family import Family
 from orchestrator.report.summary import Line, Summary
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 from trainables.base import Scalar
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from orchestrator.freshness import PENDING
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.rehearsal import longer_by, parts
 from orchestrator.replication import counted_axes, design_of
 from orchestrator.report import formatting
@@ -26,7 +27,7 @@ from orchestrator.report.sections import Grid, Section
 from orchestrator.report.summary import Difference, Number, Verdict
 from orchestrator.results import tidy
 from orchestrator.statistics import mean_interval, proportion
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 from orchestrator.study import Study
 from trainables.base import Scalar
 

@@ -15,6 +15,7 @@ from orchestrator.durable import write_atomically
 from orchestrator.freshness import record_states
 from orchestrator.items import item_table
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.rehearsal import first
 from orchestrator.report import document, drawing, figures, formatting, html, markdown, paper, rehearsal, tables
 from orchestrator.report.claims.oscillation import with_oscillation
@@ -27,7 +28,7 @@ from orchestrator.report.paper import bibliography
 from orchestrator.report.summary import Summary
 from orchestrator.results import VOLATILE_COLUMNS, tidy, write_csv
 from orchestrator.statistics.items import ONE_WAY, TWO_WAY
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -14,10 +14,11 @@ from typing import Any
 from cluster.attempt import request_prune
 from cluster.notes import read_progress
 from orchestrator.plan import Plan, Run
+from orchestrator.record import Record
 from orchestrator.search.ledger import Ledger
 from orchestrator.search.points import HELD_OUT, Point, curve_of, points_of
 from orchestrator.space import Search
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 from trainables.base import Progress
 
 HOPELESS = 5

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan import Plan, Run
+from orchestrator.record import Record
 from orchestrator.results import arm_stage, test_metrics
-from orchestrator.store import Record
 from orchestrator.study import Comparison, Study
 from trainables.base import Scalar
 

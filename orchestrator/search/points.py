@@ -12,9 +12,9 @@ from typing import Literal, TypeAlias
 
 from orchestrator.errors import UserError
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.results import Tested, test_metrics
 from orchestrator.space import Asked, Objective, Search, Values
-from orchestrator.store import Record
 
 State: TypeAlias = Literal["open", "done", "diverged", "pruned", "failed"]
 BAD = ("failed", "oom", "killed", "skipped")

@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from orchestrator.plan import Run
+from orchestrator.record import Record
 from orchestrator.report.style import ARM_COLOURS, arm_style
 from orchestrator.results import axis_columns
-from orchestrator.store import Record
 from orchestrator.study import Study
 from trainables.base import Progress
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan import Plan, Run
-from orchestrator.store import Record, Store
+from orchestrator.record import Record
+from orchestrator.store import Store
 from orchestrator.study import Study
 from orchestrator.tracking import finding
 from orchestrator.tracking.child import Child

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.plan import Plan, Run
-from orchestrator.store import Record, Store
+from orchestrator.record import Record
+from orchestrator.store import Store
 
 MODEL_ROLES = ("base_model", "teacher")
 """Inputs that are models to start from or to learn from."""

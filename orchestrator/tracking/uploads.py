@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan import Plan, Run
+from orchestrator.record import Record
 from orchestrator.results import test_metrics
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 from orchestrator.study import Study
 from orchestrator.tracking.content import ms, summary_points
 from orchestrator.tracking.current import report_state

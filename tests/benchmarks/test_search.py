@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.__main__ import main
+from orchestrator.record import Record
 from orchestrator.search.points import curve_of, steps_of
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 
 SEEDS = (1, 2, 3, 4, 5)
 STEPS, EVERY = 40, 10

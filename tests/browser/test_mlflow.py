@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.store import Record, Store
+from orchestrator.record import Record
+from orchestrator.store import Store
 from tests.browser import chromium
 from tests.browser.mlflow_pages import Site
 

@@ -20,7 +20,8 @@ from typing import Any
 from cluster.joining import find_cluster
 from orchestrator.errors import InfeasibleError, UserError
 from orchestrator.plan import Run
-from orchestrator.store import Record, Store
+from orchestrator.record import Record
+from orchestrator.store import Store
 from tests.cluster.conftest import Memory
 from tests.fakes import make_run
 from trainables.base import Place

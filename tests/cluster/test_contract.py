@@ -16,7 +16,8 @@ from cluster.local import LocalBackend
 from orchestrator.errors import StoreError
 from orchestrator.identity import sha256_file
 from orchestrator.plan import Run
-from orchestrator.store import Record, Store
+from orchestrator.record import Record
+from orchestrator.store import Store
 from tests.cluster.conftest import Memory
 from tests.fakes import make_run
 from trainables.base import Place

@@ -18,7 +18,8 @@ import pytest
 
 from orchestrator.errors import InfeasibleError
 from orchestrator.plan import Run
-from orchestrator.store import Record, Store
+from orchestrator.record import Record
+from orchestrator.store import Store
 from tests.cluster import driver
 from tests.cluster.conftest import Memory
 from tests.fakes import make_run

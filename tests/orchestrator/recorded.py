@@ -11,7 +11,8 @@ from typing import Any
 from cluster.ending import make_record
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.plan import Plan, Run, expand
-from orchestrator.store import Provenance, Record, Store
+from orchestrator.record import Provenance, Record
+from orchestrator.store import Store
 from orchestrator.studies import Changes, load
 from trainables.answers import Answer, write_answers, write_items
 from trainables.training.item_losses import ItemLoss

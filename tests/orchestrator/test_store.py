@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.errors import StoreError
 from orchestrator.identity import sha256_file
-from orchestrator.store import Provenance, Record, Store, Superseded, columns
+from orchestrator.record import Provenance, Record, columns
+from orchestrator.store import Store, Superseded
 
 RUN = "student-0123456789ab"
 

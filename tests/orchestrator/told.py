@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.plan import Plan, Planning, Run
-from orchestrator.store import Provenance, Record, Store
+from orchestrator.record import Provenance, Record
+from orchestrator.store import Store
 from orchestrator.studies import Changes, load
 from orchestrator.study import By, Selected, Study, around
 

@@ -11,10 +11,11 @@ import pandas as pd
 
 from orchestrator import statistics
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.report.differences import Judged
 from orchestrator.report.family import Family, Pairing
 from orchestrator.report.summary import Line
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 from trainables.base import Scalar
 
 

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from orchestrator.record import Record
 from orchestrator.report import formatting
 from orchestrator.report.claims.basis import Basis, number
 from orchestrator.report.claims.words import where
 from orchestrator.report.sections import Grid, Section
 from orchestrator.report.summary import Difference, Line
-from orchestrator.store import Record
 from trainables.base import Scalar
 
 LATE, FALLING = 0.25, 0.05

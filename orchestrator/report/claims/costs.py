@@ -15,10 +15,10 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.record import Record
 from orchestrator.report import formatting
 from orchestrator.report.claims.basis import Basis, number
 from orchestrator.report.sections import Grid, Section
-from orchestrator.store import Record
 from trainables.base import Scalar
 
 TO_TARGET = (

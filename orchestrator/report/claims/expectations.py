@@ -16,13 +16,13 @@ import pandas as pd
 
 from orchestrator import statistics
 from orchestrator.design import smallest_p
+from orchestrator.record import Record
 from orchestrator.report import formatting
 from orchestrator.report.claims import decay
 from orchestrator.report.claims.basis import Basis, Test, number, tests
 from orchestrator.report.claims.words import estimate, listed, where
 from orchestrator.report.sections import Grid, Section
 from orchestrator.report.summary import Number
-from orchestrator.store import Record
 from trainables.base import Scalar
 
 ARM, BASELINE = "svd", "random"

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from orchestrator.record import Record
 from orchestrator.report.claims.basis import Basis
 from orchestrator.report.claims.words import estimate, p_words
 from orchestrator.report.sections import Grid, Section
-from orchestrator.store import Record
 
 COLUMN = "oscillation"
 FEWEST = 4

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from orchestrator.record import Record
 from orchestrator.report import formatting
 from orchestrator.report.material import Material
 from orchestrator.report.paper import bibliography
 from orchestrator.report.paper.latex import escape, inline
 from orchestrator.report.paper.library import Reference
 from orchestrator.results import arm_stage
-from orchestrator.store import Record
 
 
 def paragraph(material: Material, references: Sequence[Reference]) -> str:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.results import test_metrics
 from orchestrator.search.points import Point, best_of, front, points_of
 from orchestrator.selection import written
 from orchestrator.space import Search
-from orchestrator.store import Record
 from orchestrator.study import setting_of
 from trainables.base import Scalar
 

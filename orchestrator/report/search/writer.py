@@ -10,6 +10,7 @@ from orchestrator.durable import write_atomically
 from orchestrator.errors import UserError
 from orchestrator.freshness import record_states
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.report import drawing, html, markdown, style
 from orchestrator.report.current import SUMMARY, mark
 from orchestrator.report.document import Document
@@ -23,7 +24,7 @@ from orchestrator.report.summary import Failure, Summary
 from orchestrator.report.writer import provenance
 from orchestrator.results import tidy, write_csv
 from orchestrator.search.best import file_of
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 
 BEST = "best.py"
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.plan import Plan
+from orchestrator.record import Record
 from orchestrator.report.claims import expectations
 from orchestrator.report.claims.causes import late_fall
 from orchestrator.report.comparison import summarise
@@ -19,7 +20,7 @@ from orchestrator.report.markdown import sections as as_markdown
 from orchestrator.report.sections import Section
 from orchestrator.report.summary import Number, Summary
 from orchestrator.results import tidy
-from orchestrator.store import Record, Store
+from orchestrator.store import Store
 from tests.orchestrator.synthetic import filled, rank_study
 
 Change = Callable[[Record], Record]
