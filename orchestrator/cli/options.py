@@ -154,10 +154,11 @@ def make_planning(options: argparse.Namespace, store: Store) -> Callable[[], Pla
 
 def make_search(options: argparse.Namespace, store: Store) -> tuple[Callable[[], Plan], Ledger | None]:
     """Return what plans the study, and the points that it has asked for, if it is a search."""
+    from orchestrator.changes import Changes
     from orchestrator.fingerprints import FilePlanner
-    from orchestrator.plan import Planning
+    from orchestrator.planning import Planning
     from orchestrator.search.ledger import Ledger
-    from orchestrator.studies import Changes, load
+    from orchestrator.studies import load
 
     changes = Changes(
         tuple(options.settings),

@@ -67,7 +67,8 @@ def file_of(study: Study, best: Point, usual: Point | None, *, count: int) -> st
 
 def confirmation(search: Mapping[str, Any], points: Mapping[str, Values], scale: Scale) -> Study:
     """Return the study that compares points of a search; `search` is its `Origin`, of a study of this scale."""
-    from orchestrator.studies import Changes, load
+    from orchestrator.changes import Changes
+    from orchestrator.studies import load
 
     origin = Origin(**search)
     changes = Changes(tuple(origin.settings), tuple(origin.axes), (), origin.teacher, scale.name)

@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.durable import explained, write_atomically
 from orchestrator.errors import StoreError
-from orchestrator.plan import Planning
+from orchestrator.planning import Planning
 from orchestrator.record import Record
 from orchestrator.space import Asked, Search, Values
 from orchestrator.store import RUN_ID, Store

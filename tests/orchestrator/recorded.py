@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.ending import make_record
+from orchestrator.changes import Changes
 from orchestrator.fingerprints import FilePlanner
-from orchestrator.plan import Plan, Run, expand
+from orchestrator.plan import Plan, Run
+from orchestrator.planning import expand
 from orchestrator.record import Provenance, Record
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 from trainables.answers import Answer, write_answers, write_items
 from trainables.training.item_losses import ItemLoss
 

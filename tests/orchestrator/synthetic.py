@@ -10,7 +10,8 @@ from typing import Any
 from cluster.attempt import Execution
 from cluster.base import Job, Outcome
 from orchestrator.fingerprints import FilePlanner
-from orchestrator.plan import Plan, Run, expand
+from orchestrator.plan import Plan, Run
+from orchestrator.planning import expand
 from orchestrator.store import Store
 from orchestrator.study import Axis, By, Comparison, Computed, Stage, Study, repeats
 from trainables.base import Scalar

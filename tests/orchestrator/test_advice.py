@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from orchestrator.__main__ import main
 from orchestrator.advice import Advice, advise, demonstration
+from orchestrator.changes import Changes
 from orchestrator.replication import design_of
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 from orchestrator.study import By, Study
 from tests.orchestrator.synthetic import planned, rank_study
 

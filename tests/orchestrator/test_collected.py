@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.__main__ import main
 from orchestrator.errors import UnknownName, UserError
-from orchestrator.plan import Plan, expand
+from orchestrator.plan import Plan
+from orchestrator.planning import expand
 from orchestrator.study import Axis, By, Collected, Stage, Study
 from tests.trainables.driver import FolderPlanner
 

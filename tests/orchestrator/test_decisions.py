@@ -4,12 +4,13 @@ import shutil
 import pytest
 
 from cluster.local import LocalBackend
+from orchestrator.changes import Changes
 from orchestrator.decisions import changed_sources, decide
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.identity import sha256_file
-from orchestrator.plan import expand
+from orchestrator.planning import expand
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 
 
 class Silent:

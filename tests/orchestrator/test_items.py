@@ -10,7 +10,7 @@ from orchestrator import preregistration
 from orchestrator.advice import advise
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.items import folds_of, item_design, item_table, planned_items, replicate_columns, unit_of
-from orchestrator.plan import expand
+from orchestrator.planning import expand
 from orchestrator.results import tidy
 from orchestrator.store import Store
 from orchestrator.study import Axis, Stage

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.changes import Changes
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.fingerprints import FilePlanner
-from orchestrator.plan import expand
+from orchestrator.planning import expand
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 from orchestrator.study import Axis, By, Computed, Stage, Study
 from search_spaces.scales import export_rank
 

@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.__main__ import main
+from orchestrator.changes import Changes
 from orchestrator.design import share_alpha
 from orchestrator.errors import UserError
 from orchestrator.plan import Plan
@@ -19,7 +20,7 @@ from orchestrator.rehearsal import REPETITION, first, longer_by, parts, rehearse
 from orchestrator.replication import design_of
 from orchestrator.report import rehearsal as report
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 from orchestrator.study import By, Comparison, Rehearsal, Selected, Stage, Study, repeats
 from tests.orchestrator.synthetic import execute, fill, planned, rank_study
 

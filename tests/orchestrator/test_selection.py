@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from orchestrator.changes import Changes
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.outlook import blocked, expected_line
-from orchestrator.plan import Plan, Run, expand
+from orchestrator.plan import Plan, Run
+from orchestrator.planning import expand
 from orchestrator.selection import CLEAR, Tried, grid_of, leads
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 from orchestrator.study import By, Comparison, Computed, Selected, Stage, Study, around
 from search_spaces.scales import SCALES
 from tests.orchestrator.told import RATES, Known, Loss, chosen, study, valley

@@ -1,11 +1,12 @@
 import pytest
 
+from orchestrator.changes import Changes
 from orchestrator.errors import InputError, UserError
 from orchestrator.fingerprints import FilePlanner
-from orchestrator.plan import expand
+from orchestrator.planning import expand
 from orchestrator.replication import design_of, lengthened
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 from orchestrator.study import Axis
 from orchestrator.values import value_at
 from search_spaces.scales import SCALES

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from orchestrator.changes import Changes
 from orchestrator.fingerprints import FilePlanner
-from orchestrator.plan import Plan, Planning, Run
+from orchestrator.plan import Plan, Run
+from orchestrator.planning import Planning
 from orchestrator.record import Provenance, Record
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 from orchestrator.study import By, Selected, Study, around
 
 RATES = By("student.init", random=around(1e-2), svd=around(1e-4))

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
+from orchestrator.changes import Changes
 from orchestrator.fingerprints import FilePlanner
-from orchestrator.plan import Plan, expand
+from orchestrator.plan import Plan
+from orchestrator.planning import expand
 from orchestrator.replication import design_of, is_for_verdict, splitting_axes
 from orchestrator.report.lines import reference_stages
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load, names, summary
+from orchestrator.studies import load, names, summary
 from search_spaces.scales import SCALES
 from trainables import inits
 

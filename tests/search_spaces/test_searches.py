@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.changes import Changes
 from orchestrator.fingerprints import FilePlanner
-from orchestrator.plan import Planning
+from orchestrator.planning import Planning
 from orchestrator.space import Asked, Choice
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load, summary
+from orchestrator.studies import load, summary
 from search_spaces.scales import SCALES
 
 MEASURING = [name for name, scale in SCALES.items() if scale.rehearsal is None]

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from orchestrator.changes import Changes
 from orchestrator.errors import UserError
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.memory.fit import UNKNOWN, Limits, crowd, estimate, misfit, refuse, warnings, ways
@@ -12,9 +13,9 @@ from orchestrator.memory.limits import USABLE, device_memory, machine_memory
 from orchestrator.memory.need import GIB
 from orchestrator.memory.passes import Text
 from orchestrator.memory.stages import Facts, need
-from orchestrator.plan import expand
+from orchestrator.planning import expand
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 from search_spaces.scales import SCALES
 
 ALONE = ("teacher.workers=1", "teacher.zero_stage=0")

@@ -7,7 +7,8 @@ from orchestrator.memory.fit import StageMemory
 from orchestrator.memory.passes import Text
 from orchestrator.memory.stages import Facts, facts_of, need
 from orchestrator.memory.training import Trained, Training
-from orchestrator.plan import Run, expand
+from orchestrator.plan import Run
+from orchestrator.planning import expand
 from orchestrator.store import Store
 from orchestrator.study import Stage, Study
 from tests.trainables.driver import FolderPlanner

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.fingerprints import FilePlanner
-from orchestrator.plan import Plan, Planning
+from orchestrator.plan import Plan
+from orchestrator.planning import Planning
 from orchestrator.search.asking import Asking
 from orchestrator.search.ledger import Ledger
 from orchestrator.space import Choice, Float, Int, Objective, Prune, Search

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.changes import Changes, changed
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.outlook import expected_line
-from orchestrator.plan import Planning
+from orchestrator.planning import Planning
 from orchestrator.space import Asked, Choice, Float
 from orchestrator.store import Store
-from orchestrator.studies import Changes, changed, load
+from orchestrator.studies import load
 from orchestrator.study import Comparison
 from tests.orchestrator.search.searched import SPACE, Searched, search_study
 from tests.orchestrator.synthetic import rank_study

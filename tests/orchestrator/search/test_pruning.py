@@ -11,7 +11,7 @@ from orchestrator import sweep
 from orchestrator.decisions import decide
 from orchestrator.fingerprints import FilePlanner
 from orchestrator.live.reporter import Reporter
-from orchestrator.plan import Planning
+from orchestrator.planning import Planning
 from orchestrator.search.points import points_of
 from orchestrator.search.pruning import should_prune
 from orchestrator.space import Prune

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.changes import Changes
 from orchestrator.fingerprints import FilePlanner
-from orchestrator.plan import Plan, Planning
+from orchestrator.plan import Plan
+from orchestrator.planning import Planning
 from orchestrator.store import Store
-from orchestrator.studies import Changes, load
+from orchestrator.studies import load
 from tests.orchestrator.tracking.looking import all_expected, logged, runs_at
 from tests.orchestrator.tracking.server import serving
 from tests.orchestrator.tracking.sweeping import STEPS, sweep

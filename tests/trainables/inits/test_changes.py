@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from orchestrator.errors import UserError
-from orchestrator.plan import expand
+from orchestrator.planning import expand
 from orchestrator.study import Stage, Study
 from tests.trainables.driver import FolderPlanner, execute
 from tests.trainables.inits.made import (
