@@ -281,14 +281,4 @@ TRAINABLE = Trainable(
     pin=pin,
     check=check,
     cost_s=lambda config: 30.0,
-    sources=(
-        "linalg",
-        "export",
-        "held_out.py",
-        "dataset.py",
-        "data",
-        "targets.py",
-        "stored_names.py",
-        "checkpoint_files.py",
-    ),
 )

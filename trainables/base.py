@@ -7,13 +7,14 @@ that defines a trainable, without torch: heavy imports live inside functions.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from trainables import source
 
 Scalar: TypeAlias = bool | int | float | str | None
 Metrics: TypeAlias = Mapping[str, Scalar]
@@ -141,7 +142,7 @@ def _no_cost(config: Any) -> float:
     return 1.0
 
 
-def _no_further_sources(config: Any) -> tuple[str, ...]:
+def _no_plugins(config: Any) -> tuple[str, ...]:
     return ()
 
 
@@ -157,8 +158,7 @@ class Trainable:
     check     raises `InputError` for what can be known before anything trains; is given the folders of those
               inputs that exist already, so it is called at planning and again once the inputs are there
     cost_s    a rough guess of core-seconds, used until there are records to learn from
-    sources   files and folders below trainables/ that decide the result beside the trainable's own module
-    own_sources  those that decide it under this config only: the one plug-in that it names, say
+    plugins   files and folders below trainables/ that it finds by a name in its config, not by an import statement
     prepares  true for what must be there before any training is worth starting (base model, data)
     """
 
@@ -171,8 +171,7 @@ class Trainable:
     pin: Callable[[Any, Planner], Any] = _pin_nothing
     check: Callable[[Any, Mapping[str, Path]], None] = _check_nothing
     cost_s: Callable[[Any], float] = _no_cost
-    sources: tuple[str, ...] = ()
-    own_sources: Callable[[Any], tuple[str, ...]] = _no_further_sources
+    plugins: Callable[[Any], tuple[str, ...]] = _no_plugins
     prepares: bool = False
 
     def needed_roles(self, config: Config) -> tuple[str, ...]:
@@ -180,14 +179,5 @@ class Trainable:
         return self.roles if self.needs is None else self.needs(config)
 
     def source_digest(self, config: Config) -> str:
-        """Return a digest of the source that decides the result; `plan` warns when it changed unversioned."""
-        root = Path(__file__).parent
-        own = self.run.__code__.co_filename
-        files = {Path(own)}
-        for source in (*self.sources, *self.own_sources(config)):
-            path = root / source
-            files |= set(path.rglob("*.py")) if path.is_dir() else {path}
-        digest = hashlib.sha256()
-        for file in sorted(files):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-        return digest.hexdigest()[:16]
+        """Return a digest of the code that decides the result; `plan` warns when it changed unversioned."""
+        return source.digest(Path(self.run.__code__.co_filename), self.plugins(config))

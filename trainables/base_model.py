@@ -171,6 +171,5 @@ TRAINABLE = Trainable(
     pin=pin,
     check=check,
     cost_s=lambda config: 60.0 if kind_of(config) == "smollm2" else 5.0,
-    sources=("base_models", "checkpoint_files.py"),
     prepares=True,
 )

@@ -271,6 +271,6 @@ TRAINABLE = Trainable(
     pin=pin,
     check=check,
     cost_s=lambda config: 5.0,
-    sources=("data", "tasks", "training/examples.py"),
+    plugins=lambda config: ("tasks",),
     prepares=True,
 )

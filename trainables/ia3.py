@@ -114,5 +114,4 @@ TRAINABLE = Trainable(
     pin=pin_precision,
     check=check,
     cost_s=cost_s,
-    sources=("training", "teacher.py"),
 )

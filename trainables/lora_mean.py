@@ -99,5 +99,4 @@ TRAINABLE = Trainable(
     roles=("base_model", "member"),
     check=check,
     cost_s=lambda config: 20.0,
-    sources=("synthesis", "teacher.py", "linalg/adapter_factors.py", "linalg/tensor_file.py", "targets.py"),
 )

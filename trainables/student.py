@@ -174,6 +174,5 @@ TRAINABLE = Trainable(
     pin=pin_precision,
     check=check,
     cost_s=cost_s,
-    sources=("training", "inits/__init__.py", "inits/parts", "linalg/factors.py", "linalg/adapter_factors.py"),
-    own_sources=lambda config: (f"inits/{config.init}.py",),
+    plugins=lambda config: (f"inits/{config.init}.py",),
 )

@@ -109,5 +109,4 @@ TRAINABLE = Trainable(
     roles=tuple(ROLES),
     check=check,
     cost_s=lambda config: 20.0,
-    sources=("linalg", "export", "targets.py", "stored_names.py", "checkpoint_files.py"),
 )

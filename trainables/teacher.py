@@ -100,5 +100,4 @@ TRAINABLE = Trainable(
     roles=("base_model", "dataset"),
     pin=pin_precision,
     cost_s=cost_s,
-    sources=("training",),
 )
