@@ -120,6 +120,14 @@ class Context:
     member: Member | None = None
 
 
+def kept_of_last(cache: MutableMapping[str, Any], name: str, subject: tuple[Any, ...]) -> MutableMapping[str, Any]:
+    """Return what a process keeps under a name of this subject, to be added to; that of any other is dropped."""
+    if cache.get(name, (None, {}))[0] != subject:
+        cache[name] = (subject, {})
+    kept: MutableMapping[str, Any] = cache[name][1]
+    return kept
+
+
 class Planner(Protocol):
     """What a trainable may ask of the planner while its config is pinned (see `Trainable.pin`)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from orchestrator.store import Store
 
 DEFAULT_STORE = "./runs"
+UNBROKEN = 10_000
+"""Characters of a line where nobody says how wide the screen is; COLUMNS does."""
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -183,8 +186,9 @@ def make_search(options: argparse.Namespace, store: Store) -> tuple[Callable[[],
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that neither guesses at highlights nor wraps what a program may read."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    """Return a console that guesses at no highlights, and in a pipe or a file wraps no line that a program may read."""
+    is_read = not (sys.stderr if stderr else sys.stdout).isatty() and "COLUMNS" not in os.environ
+    return Console(stderr=stderr, highlight=False, width=UNBROKEN if is_read else None)
 
 
 def print_json(value: Any) -> None:

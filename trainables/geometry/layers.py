@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.base import kept_of_last
 from trainables.export.checkpoint_pair import Checkpoint, CheckpointPair
 from trainables.geometry.intruders import base_directions, count_intruders
 from trainables.geometry.subjects import Subject, Whole, leading_directions, open_subject, read_weight
@@ -106,15 +107,8 @@ def opened(
     pair.check(layout.parameters, targets=targets)
     if isinstance(subject, Whole):
         CheckpointPair(base, subject.checkpoint, device).check(layout.parameters, targets=targets)
-    return Opened(pair, subject, layout.by_name, targets, rank or subject.rank, _kept(inputs, cache))
-
-
-def _kept(inputs: Mapping[str, Path], cache: MutableMapping[str, Any]) -> MutableMapping[str, Tensor]:
-    same = (str(inputs["base_model"]), str(inputs["teacher"]))
-    if cache.get(CACHE, ((), {}))[0] != same:
-        cache[CACHE] = (same, {})
-    known: MutableMapping[str, Tensor] = cache[CACHE][1]
-    return known
+    vectors = kept_of_last(cache, CACHE, (inputs["base_model"], inputs["teacher"]))
+    return Opened(pair, subject, layout.by_name, targets, rank or subject.rank, vectors)
 
 
 def _norm(matrix: Tensor) -> float:

@@ -10,10 +10,9 @@ rows. A warm worker keeps the factors for the next run of the same base and rank
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from trainables.base import Context
+from trainables.base import Context, kept_of_last
 from trainables.inits import Init
 
 if TYPE_CHECKING:
@@ -32,7 +31,9 @@ def start(model: Any, config: Any, context: Context) -> None:
     from trainables.inits.parts.layers import adapted_layers, fill
     from trainables.inits.parts.subtraction import subtract_start
 
-    known = kept_factors(config, context)
+    # Those of the last base, rank and scaling only: they take as much memory as an adapter.
+    subject = (context.inputs["base_model"], config.rank, config.alpha, config.use_rslora)
+    known = kept_of_last(context.cache, CACHE, subject)
     for part in adapted_layers(model):
         check_whole(part)
         if part.name not in known:
@@ -41,18 +42,6 @@ def start(model: Any, config: Any, context: Context) -> None:
         fill(part.down.weight.data, a, f"{part.name}.lora_A")
         fill(part.up.weight.data, b, f"{part.name}.lora_B")
         subtract_start(part)
-
-
-def kept_factors(config: Any, context: Context) -> MutableMapping[str, tuple[Tensor, Tensor]]:
-    """Return the factors by layer that this process has for the same base, rank and scaling, to be added to.
-
-    Those of the last run only are kept: they take as much memory as an adapter.
-    """
-    same = (str(context.inputs["base_model"]), config.rank, config.alpha, config.use_rslora)
-    if context.cache.get(CACHE, ((), {}))[0] != same:
-        context.cache[CACHE] = (same, {})
-    known: MutableMapping[str, tuple[Tensor, Tensor]] = context.cache[CACHE][1]
-    return known
 
 
 def check_whole(part: Adapted) -> None:
