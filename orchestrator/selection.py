@@ -96,6 +96,11 @@ class Lead:
         """Whether the distance is more than noise."""
         return self.distance > CLEAR * self.error or self.distance == math.inf
 
+    @property
+    def regret(self) -> float:
+        """By how much the other may be the better one after all, by the same standard errors; 0 where it is clear."""
+        return 0.0 if self.is_clear else CLEAR * self.error - self.distance
+
     def __str__(self) -> str:
         """Return "ahead of 3e-3 by 0.012 (standard error 0.004): clear"."""
         if self.distance == math.inf:
@@ -176,10 +181,18 @@ class Selection:
     @property
     def lead(self) -> Lead | None:
         """How far the chosen value is ahead of the next; None while nothing is chosen, or with one seed to go by."""
+        return next(iter(self._leads()), None)
+
+    @property
+    def regret(self) -> float | None:
+        """By how much some other value that was tried may be better (`Lead.regret`), in units of the loss, or None."""
+        return max((lead.regret for lead in self._leads()), default=None)
+
+    def _leads(self) -> list[Lead]:
         best = next((tried for tried in self.racing if tried.value == self.value), None)
         if best is None or len(best.losses) < 2:
-            return None
-        return leads(best, [tried for tried in self.racing if tried is not best])[0]
+            return []
+        return leads(best, [tried for tried in self.racing if tried is not best])
 
     def __str__(self) -> str:
         """Return the choice in a line, for people."""

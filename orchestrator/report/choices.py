@@ -79,10 +79,18 @@ def _unsure(plan: Plan, unsure: Sequence[Difference], command: str) -> list[str]
     names = listed([f"{item.arm} − {item.baseline}{_at(item)}" for item in unsure])
     them = "This rests" if len(unsure) == 1 else f"These {len(unsure)} comparisons rest"
     return [
-        f"{them} on a choice within noise: {names}. What is said of them holds at these settings, and less surely for "
-        f"the arms at their best. `{with_tuning_seeds(plan, command, 2 * most)}` makes the choices surer; where one "
-        "changes, its verdict runs are new ones, and whoever asks for that because of a verdict has looked twice."
+        f"{them} on a choice within noise: {names}.{_regrets(plan, unsure)} What is said of them holds at these settings, and less "
+        f"surely for the arms at their best. `{with_tuning_seeds(plan, command, 2 * most)}` makes the choices surer; "
+        "where one changes, its verdict runs are new ones, and whoever asks for that because of a verdict has looked "
+        "twice."
     ]
+
+
+def _regrets(plan: Plan, unsure: Sequence[Difference]) -> str:
+    """Return a sentence on what other choices could gain; nothing where one seed shows no noise."""
+    choices = [item for one in unsure for side in choices_of(plan, one) for item in side if _is_unsure(item)]
+    found = {f"{item.regret:.2g} ({item.where or item.setting})": None for item in choices if item.regret is not None}
+    return f" Others that were tried may be better by at most {listed([*found])} in validation loss." if found else ""
 
 
 def _at(item: Difference) -> str:
@@ -100,11 +108,12 @@ def _grid(made: Sequence[Selection]) -> Grid:
     several = len({(item.stage, item.setting) for item in made}) > 1
     header = [*(["setting"] if several else []), *map(setting_of, axes)]
     rows = [[*([item.setting] if several else []), *_row(axes, item)] for item in made]
-    columns = ["chosen", "among", "tuning seeds", "next", "distance", "standard error", "choice"]
+    columns = ["chosen", "among", "tuning seeds", "next", "distance", "standard error", "regret at most", "choice"]
     caption = (
         "The chosen value; the range and number of those it was chosen among (a range grows while its best lies on its "
         "edge); how many tuning runs it and those that raced with it to the end had each; how far the next best of "
-        "them is behind in validation loss, and the standard error of this distance."
+        "them is behind in validation loss, and the standard error of this distance; by how much one of them may be "
+        f"better after all, {CLEAR:g} standard errors of its distance."
     )
     return Grid(header=[*header, *columns], rows=rows, text_columns=len(header), caption=caption)
 
@@ -118,7 +127,8 @@ def _row(axes: Sequence[str], item: Selection) -> list[str]:
     chosen = [f"{written(item.value)}{edge}", among, str(len(item.racing[0].runs))]
     lead = item.lead
     if lead is None:
-        return [*own, *chosen, *[formatting.NOTHING] * 3, _word(item)]
+        return [*own, *chosen, *[formatting.NOTHING] * 4, _word(item)]
     if lead.distance == float("inf"):
-        return [*own, *chosen, written(lead.behind), "diverged", formatting.NOTHING, _word(item)]
-    return [*own, *chosen, written(lead.behind), f"{lead.distance:.2g}", f"{lead.error:.2g}", _word(item)]
+        return [*own, *chosen, written(lead.behind), "diverged", formatting.NOTHING, "0", _word(item)]
+    numbers = [f"{value:.2g}" for value in (lead.distance, lead.error, item.regret)]
+    return [*own, *chosen, written(lead.behind), *numbers, _word(item)]

@@ -318,6 +318,7 @@ def test_two_values_are_compared_as_a_paired_t_test_compares_them():
     t = stats.ttest_rel(losses[1], losses[0]).statistic
     assert lead.distance / lead.error == pytest.approx(t)
     assert lead.is_clear == (t > CLEAR)
+    assert lead.regret == pytest.approx(max(0.0, (CLEAR - t) * lead.error))
 
 
 @pytest.mark.parametrize("count", [1, 4, 8, 12])

@@ -41,14 +41,18 @@ def settled(tmp_path, *seeds: int) -> Plan:
 
 
 def test_a_comparison_whose_choice_is_within_noise_is_named_with_the_command_for_more_seeds(tmp_path):
-    found = section(settled(tmp_path, 101, 102, 103, 104), [difference(2), difference(4)], SWEEP)
+    plan = settled(tmp_path, 101, 102, 103, 104)
+    found = section(plan, [difference(2), difference(4)], SWEEP)
     about, unsure = found.paragraphs
     assert "3 of 4 choices are clear" in about
     assert "the luck of the choice is in no interval" in about
     assert "svd − random at rank 4" in unsure
     assert "rank 2" not in unsure
     assert "`python -m orchestrator sweep rank_study --scale tiny --tuning-seeds 8`" in unsure
+    (choice,) = (item for item in plan.selections if item.where == "rank 4, init random")
+    assert f"may be better by at most {choice.regret:.2g} (rank 4, init random) in validation loss" in unsure
     (grid,) = found.grids
+    assert [row[-2] == "0" for row in grid.rows] == [row[-1] == "clear" for row in grid.rows]
     words = {tuple(row[:2]): row[-1] for row in grid.rows}
     assert words == {
         ("2", "random"): "clear",
