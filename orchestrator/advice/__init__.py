@@ -38,7 +38,7 @@ def _of_the_design(plan: Plan) -> Iterator[Advice]:
     if plan.study.rehearsal is None:
         yield from pairing(plan, design)
     yield from early_stopping(plan)
-    yield from (Advice("", True, note) for note in plan.study.notes)
+    yield from (Advice("study", True, note) for note in plan.study.notes)
 
 
 def demonstration(plan: Plan) -> str:

@@ -79,10 +79,10 @@ def _unsure(plan: Plan, unsure: Sequence[Difference], command: str) -> list[str]
     names = listed([f"{item.arm} − {item.baseline}{_at(item)}" for item in unsure])
     them = "This rests" if len(unsure) == 1 else f"These {len(unsure)} comparisons rest"
     return [
-        f"{them} on a choice within noise: {names}.{_regrets(plan, unsure)} What is said of them holds at these settings, and less "
-        f"surely for the arms at their best. `{with_tuning_seeds(plan, command, 2 * most)}` makes the choices surer; "
-        "where one changes, its verdict runs are new ones, and whoever asks for that because of a verdict has looked "
-        "twice."
+        f"{them} on a choice within noise: {names}.{_regrets(plan, unsure)} What is said of them holds at these "
+        f"settings, and less surely for the arms at their best. `{with_tuning_seeds(plan, command, 2 * most)}` makes "
+        "the choices surer; where one changes, its verdict runs are new ones, and whoever asks for that because of a "
+        "verdict has looked twice."
     ]
 
 
