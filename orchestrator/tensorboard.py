@@ -2,28 +2,47 @@
 
     tensorboard --logdir runs/tensorboard/rank_study
 
-Metrics have the names and the steps that they have in MLflow. A run's file grows while it runs; what it lacks in the
-end comes from the record. A run that resumed, or was found finished, is written from its record alone. The files are
+Metrics have the names and the steps that they have in MLflow, a student's test metrics among them. A run's file grows
+while it runs; what it lacks in the end comes from the record. A run that resumed, or was found finished, is written
+from its record alone. The runs that are compared are in the tab HPARAMS, too, with params and outcomes. The files are
 written by tensorboardX, which Ray Tune brings along, so that only who looks at them needs TensorBoard itself.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.freshness import read_marker, write_marker
 from orchestrator.plan import Plan, Run
+from orchestrator.results import test_metrics
 from orchestrator.store import Store
 from orchestrator.study import Study
-from orchestrator.tracking.content import Point, live_points, now_ms, record_points, seal_of
-from trainables.base import Progress
+from orchestrator.tracking.content import (
+    Point,
+    clean_params,
+    live_points,
+    ms,
+    now_ms,
+    record_points,
+    seal_of,
+    summary_points,
+)
+from trainables.base import Progress, Scalar
 
 if TYPE_CHECKING:
     from cluster.base import Outcome
+
+OUTCOMES = ("test_loss", "final_eval_loss", "best_eval_loss")
+"""Of a run's numbers those that the tab HPARAMS shows; the study's own outcome comes first."""
+
+COLUMNS = "columns"
+"""In the marker in a run id's stead: what the tab HPARAMS was told to show."""
 
 
 class Board:
@@ -34,7 +53,7 @@ class Board:
 
     def __init__(self, study: Study, store: Store) -> None:
         """Name the study and its store."""
-        self.store, self.folder = store, store.root / "tensorboard" / study.name
+        self.study, self.store, self.folder = study, store, store.root / "tensorboard" / study.name
         self._marker = store.root / "tracked" / f"{study.name}-tensorboard.json"
         known = {run_id: told.partition(": ") for run_id, told in read_marker(self._marker).items()}
         self.places = {run_id: place for run_id, (place, _, _) in known.items()}
@@ -62,21 +81,51 @@ class Board:
         file.close()
 
     def complete(self, plan: Plan) -> None:
-        """Write what the files lack of the plan's records."""
-        for run_id, record in self.store.records(run.id for run in plan.runs).items():
-            if self.seals.get(run_id) != seal_of(record) or not self._folder(plan[run_id]).is_dir():
+        """Write what the files lack of the plan's records, and which params and outcomes the tab HPARAMS has."""
+        records = self.store.records(run.id for run in plan.runs)
+        tested = test_metrics(plan, records)
+        for run_id, record in records.items():
+            outcomes = summary_points(tested.get(run_id, {}), ms(record.provenance.finished))
+            seal = " ".join([seal_of(record), *(f"{name}={value!r}" for name, value, _, _ in outcomes)])
+            if self.seals.get(run_id) != seal or not self._folder(plan[run_id]).is_dir():
                 file = self._emptied(plan[run_id], is_whole=True)
-                file.write(record_points(record))
+                file.write([*record_points(record), *outcomes])
                 file.close()
-                self.seals[run_id] = seal_of(record)
+                self.seals[run_id] = seal
+        self._say_what_is_compared(plan.of_stage(self.study.compared_stage))
         write_marker(self._marker, {run_id: f"{place}: {self.seals[run_id]}" for run_id, place in self.places.items()})
+
+    def _say_what_is_compared(self, runs: Iterable[Run]) -> None:
+        """Write the file from which the tab HPARAMS knows its columns: what varies, and the outcomes."""
+        seen: dict[str, set[Scalar]] = {}
+        for run in runs:
+            for name, value in self._params(run).items():
+                seen.setdefault(name, set()).add(value)
+        varied = {name: values for name, values in seen.items() if len(values) > 1} or seen
+        params = {name: min(varied[name], key=str) for name in sorted(varied)}
+        metric = self.study.comparison.metric if self.study.comparison else OUTCOMES[0]
+        columns = json.dumps([list(params), metric])
+        if not params or (self.seals.get(COLUMNS) == columns and any(self.folder.glob("*tfevents*"))):
+            return
+        for path in self.folder.glob("*tfevents*"):
+            path.unlink()
+        file = _File(self.folder, is_whole=True)
+        file.define(params, dict.fromkeys((metric, *OUTCOMES)))
+        file.close()
+        self.places[COLUMNS], self.seals[COLUMNS] = ".", columns
+
+    def _params(self, run: Run) -> dict[str, Scalar]:
+        return {name: _number(value) for name, value in clean_params(self.study, run).items()}
 
     def _emptied(self, run: Run, *, is_whole: bool) -> _File:
         """Return a new file for a run, in its empty folder."""
         self.seals[run.id] = ""
         folder = self._folder(run)
         shutil.rmtree(folder, ignore_errors=True)
-        return _File(folder, is_whole)
+        file = _File(folder, is_whole)
+        if run.stage == self.study.compared_stage:
+            file.describe(self._params(run))
+        return file
 
     def _folder(self, run: Run) -> Path:
         """Return a run's folder: its name, with its id where another run has that name already."""
@@ -93,10 +142,26 @@ class _File:
     def __init__(self, folder: Path, is_whole: bool) -> None:
         from tensorboardX.event_file_writer import EventsWriter
 
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.is_whole = is_whole
         self.written: set[tuple[str, int]] = set()
         self.events = EventsWriter(str(folder / "events"))
+
+    def describe(self, params: Mapping[str, Scalar]) -> None:
+        """Say by which params the run is found in the tab HPARAMS."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import hparams
+
+        _, start, _ = hparams(params, {})
+        self.events.write_event(Event(wall_time=time.time(), summary=start))
+
+    def define(self, params: Mapping[str, Scalar], metrics: Mapping[str, object]) -> None:
+        """Say which params and metrics the tab HPARAMS shows of all runs."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import hparams
+
+        everything, _, _ = hparams(params, metrics)
+        self.events.write_event(Event(wall_time=time.time(), summary=everything))
 
     def write(self, points: Iterable[Point]) -> None:
         """Append what is not there yet."""
@@ -112,3 +177,11 @@ class _File:
     def close(self) -> None:
         """Write out what is left."""
         self.events.close()
+
+
+def _number(text: str) -> Scalar:
+    """Return the number that a param says, else the param: TensorBoard sorts and scales numbers."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

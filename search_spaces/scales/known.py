@@ -15,7 +15,7 @@ from trainables.base import Place
 NULL = replace(
     TINY,
     name="null",
-    about="a rehearsal: any study's design, 20 times over, on a tiny model whose arms do not differ; twenty minutes",
+    about="a rehearsal: any study's design, 20 times over, on a tiny model whose arms do not differ; half an hour",
     dataset={**SUMS, "items": 200, "max_length": 96, "validation": 16, "test": 48},
     training={"batch_size": 4, "schedule": "linear", "warmup_steps": 1, "eval_every": 100, "precision": "fp32"},
     teacher={"steps": 20, "learning_rate": 3e-3, "seed": 1, "parameters": "linears"},
