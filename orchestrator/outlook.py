@@ -19,7 +19,10 @@ def expected_line(plan: Plan, missing: Collection[str]) -> str:
         return f"{plan.points_left} of {plan.study.search.points} points are still to be asked for: about {runs} runs"
     settings = " and ".join(dict.fromkeys(f"{item.stage}.{item.setting}" for item in plan.open))
     first = sum(run in missing for item in plan.open for run in item.waiting)
-    tuning = f"{first} tuning run{'' if first == 1 else 's'} first, more if a best lies on an edge or is not clear"
+    later = sum(run.purpose == "tuning" for run in plan.expected)
+    more = f", some {later} more where the best is not clear, and more where it lies on an edge" if later else ""
+    more = more or ", more if a best lies on an edge"
+    tuning = f"{first} tuning run{'' if first == 1 else 's'} first{more}"
     return f"{runs} run{'' if sum(counts.values()) == 1 else 's'} once {settings} is selected: {tuning}"
 
 

@@ -105,7 +105,7 @@ class _Expansion:
         self.labels: dict[str, dict[str, Any]] = {}
         self.followed: dict[str, set[str]] = {}
         known: Records = lambda run_id: None if run_id in self.open else records(run_id)  # noqa: E731
-        self.choices = Choices(self.study, self.tuning, self.labels, known)
+        self.choices = Choices(self.study, self.tuning, self.tuning_ahead, self.labels, known)
 
     def plan(self, asked: Sequence[Asked], *, stands_in: bool = True) -> Plan:
         points = [replace(one, runs=self.expand(one.values)) for one in asked]
@@ -224,6 +224,11 @@ class _Expansion:
     def tuning(self, name: str, point: Point) -> Run:
         """Return the tuning run of a stage at one point; its inputs become runs of the plan with it."""
         return self.walk(point, self.wiring.needed(name), "tuning")
+
+    def tuning_ahead(self, name: str, point: Point) -> None:
+        """Expect the tuning run of a stage at one point, which a race may come to."""
+        known = set(self.runs)
+        self.open |= {self.tuning(name, point).id} - known
 
 
 def _needed(plan: Plan, wiring: Wiring) -> Plan:

@@ -245,6 +245,18 @@ def choose(
         tried |= {index: look(grid[index], count) for index in racing}
 
 
+def race_ahead(tried: Sequence[Tried], rule: Selected) -> list[float]:
+    """Return the values that an open choice is expected to try on all seeds: two, until it is known which race.
+
+    So is a plan's time neither that of no race nor of one of all values: of simulated races (docs/error_rates.md) most
+    have two values that go on to the end.
+    """
+    most = max(len(one.runs) for one in tried)
+    racing = [one.value for one in tried if len(one.runs) == most]
+    first = max(0, len(racing) // 2 - 1)
+    return [] if rule.start in (None, len(rule.seeds)) else racing[first : first + 2]
+
+
 def _within_noise(tried: Mapping[int, Tried], best: int, racing: Collection[int]) -> set[int]:
     """Return those racing that the best is not clearly ahead of."""
     found = leads(tried[best], [tried[index] for index in racing if index != best])

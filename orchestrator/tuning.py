@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orchestrator.errors import UnknownName, UserError
-from orchestrator.selection import Grid, Selection, Tried, choose, grid_of, written
+from orchestrator.selection import Grid, Selection, Tried, choose, grid_of, race_ahead, written
 from orchestrator.study import Point, Selected, Study
 from orchestrator.values import value_at
 from trainables.base import Scalar
@@ -28,10 +28,15 @@ class Choices:
     """Makes each choice once, however many points share it."""
 
     def __init__(
-        self, study: Study, make: Callable[[str, Point], Run], labels: Mapping[str, Labels], records: Records
+        self,
+        study: Study,
+        make: Callable[[str, Point], Run],
+        expect: Callable[[str, Point], object],
+        labels: Mapping[str, Labels],
+        records: Records,
     ) -> None:
-        """Take the study, what makes the tuning run of a stage at a point, all runs' labels, and what is known."""
-        self.study, self.make, self.labels, self.records = study, make, labels, records
+        """Take the study, what makes or expects the tuning run of a stage at a point, all labels, what is known."""
+        self.study, self.make, self.expect, self.labels, self.records = study, make, expect, labels, records
         self.tried: set[str] = set()
         self.made: dict[tuple[Any, ...], Selection] = {}
         self.grids: dict[str, Grid] = {}
@@ -76,13 +81,19 @@ class Choices:
         self._check_seeds(axis, selected)
         grid = self._grid(axis, selected, pool)
 
-        def look(value: float, count: int) -> Tried:
+        def points(value: float, count: int) -> list[dict[str, Any]]:
             seeds = selected.seeds[:count]
-            points = [{**point, self.study.replicate: seed, axis: value} for point in pool for seed in seeds]
-            runs = [self._tuning(name, point) for point in points]
+            return [{**point, self.study.replicate: seed, axis: value} for point in pool for seed in seeds]
+
+        def look(value: float, count: int) -> Tried:
+            runs = [self._tuning(name, point) for point in points(value, count)]
             return Tried(value, tuple(run.id for run in runs), tuple(self._loss(run, selected.metric) for run in runs))
 
         tried, state, value = choose(grid, look, selected)
+        if state == "open":
+            for racing in race_ahead(tried, selected):
+                for point in points(racing, len(selected.seeds)):
+                    self.expect(name, point)
         losses = [pair for item in tried for pair in zip(item.runs, item.losses, strict=True)]
         waiting = tuple(run for run, loss in losses if loss is None)
         failed = tuple(run for run in waiting if self.records(run) is not None)

@@ -42,7 +42,7 @@ def test_an_open_selection_plans_its_tuning_runs_and_counts_what_follows(known):
     assert not {run.config.seed for run in plan.of_stage("student")} & {1, 2, 3}
     assert expected_line(plan, {run.id for run in plan.runs}) == (
         "12 student and 12 evaluate runs once student.learning_rate is selected: 24 tuning runs first, more if a best "
-        "lies on an edge or is not clear"
+        "lies on an edge"
     )
 
 
@@ -241,6 +241,31 @@ def test_a_clear_choice_takes_no_more_than_the_seeds_it_starts_with(known):
     assert seeds_of(plan) == {3.2e-3: 2, 1e-2: 2, 3.2e-2: 2}
     assert {run.config.seed for run in plan.runs if run.purpose == "tuning"} == {101, 102}
     assert plan.selections[0].lead.is_clear
+
+
+def test_a_race_of_two_is_expected_until_it_is_known_who_races(known):
+    """Six tuning runs are planned and twice six more expected; those of two values on eight seeds, once they race."""
+    of = study(RACE, axes=("student.init=random", "student.rank=4"))
+    some = known(of)
+
+    def ahead(plan: Plan) -> dict[float, int]:
+        return dict(Counter(run.config.learning_rate for run in plan.expected if run.purpose == "tuning"))
+
+    plan = some.plan()
+    assert ahead(plan) == {3.2e-3: 6, 1e-2: 6}
+    assert not {run.id for run in plan.expected} & {run.id for run in plan.runs}
+    assert "6 tuning runs first, some 12 more where the best is not clear" in expected_line(
+        plan, {run.id for run in plan.runs}
+    )
+    loss, expected = noisy(3, 0.05, random=1.8e-2), []
+    while runs := some.untold():
+        for run in runs:
+            some.tell(run, loss(run))
+        expected.append(ahead(some.plan()))
+    grown, on_four, on_eight, over = expected
+    assert grown == {1e-2: 6, 3.2e-2: 6}, "the grid has grown to 0.1, and all are on two seeds"
+    assert on_four == {1e-2: 4, 3.2e-2: 4}
+    assert on_eight == over == {}
 
 
 def test_values_within_noise_of_the_best_race_on_twice_as_many_seeds_and_the_others_do_not(known):
