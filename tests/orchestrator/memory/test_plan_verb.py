@@ -45,8 +45,6 @@ def test_the_plan_for_programs_has_the_same_in_bytes(folder, capsys):
     assert sum(parts) == pytest.approx(memory["device"])
     assert memory["device"] < memory["device_limit"]
     assert stages["student"]["runs"] == 70 + 5 * 2 * (3 * 2 + 2 * 6), "verdicts; three rates on two seeds, two race on"
-        "verdicts; three rates on two seeds, two on six more"
-    )
     assert answer["disk_gib"] > 91e9 / 2**30
 
 
