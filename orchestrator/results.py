@@ -143,7 +143,9 @@ def _steps_to_target(run: Run, record: Record | None, goal: Target | None) -> di
     if step is not None:
         return {**found, "steps_to_target": step}
     last = max(int(step) for step in record.history["step"] if step is not None)
-    return {**found, "steps_censored_at": int(record.settings.get("steps") or last)}
+    # With epochs the setting `steps` is not used: what was trained is a metric; of a run that diverged, its last row.
+    asked = record.settings.get("steps") if record.settings.get("epochs") is None else record.metrics.get("steps")
+    return {**found, "steps_censored_at": int(asked or last)}
 
 
 def test_metrics(plan: Plan, records: Mapping[str, Record]) -> Tested:

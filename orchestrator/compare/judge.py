@@ -67,7 +67,7 @@ def judge(request: Request, gathered: Gathered) -> Answer:
     sharing: Method = "holm" if adjusted.method == "holm" else design
     looks = share_alpha(request.looks, request.alpha, method=sharing) if request.looks else ()
     tests = [sign_flip(list(pairing.found.differences.values())) for pairing in pairings]
-    margins = _margins(request, pairings)
+    margins = _margins(request, pairings, due)
     frame = _Frame(request, adjusted, design, looks, len(pairings), _scope(request, gathered))
     results = tuple(
         frame.result(pairing, test, p, within)
@@ -87,11 +87,13 @@ def _adjusted(pairings: Sequence[Pairing], due: Sequence[bool]) -> Adjusted:
     return adjust([pairing.found.differences if now else {} for pairing, now in zip(pairings, due, strict=True)])
 
 
-def _margins(request: Request, pairings: Sequence[Pairing]) -> list[float | None]:
-    """Return Holm's adjusted p of "within the margin"; None where no margin was declared."""
+def _margins(request: Request, pairings: Sequence[Pairing], due: Sequence[bool]) -> list[float | None]:
+    """Return Holm's adjusted p of "within the margin", as `_adjusted` does; None where no margin was declared."""
     if request.margin is None:
         return [None] * len(pairings)
-    values = [list(pairing.found.differences.values()) for pairing in pairings]
+    values = [
+        list(pairing.found.differences.values()) if now else [] for pairing, now in zip(pairings, due, strict=True)
+    ]
     return list(holm([equivalence(d, request.margin).p if d else 1.0 for d in values]))
 
 

@@ -154,19 +154,28 @@ class _Maker:
     def outcomes(self, rows: Sequence[Row], name: str) -> list[Outcome]:
         """Return the outcome of each run among the rows of one arm, group and pair.
 
-        Rows of a curve without the metric (steps that were not evaluated) are passed over where others have it.
+        Rows of a curve without the metric (steps that were not evaluated) are passed over where others have it, but for
+        those that alone say how a run ended.
         """
         if self.request.step is None:
             self._check_is_no_curve(rows)
             found = [self._plain(row) for row in rows]
         else:
-            evaluated = [row for row in rows if _gives(row, (self.request.metric,))]
-            found = [self._curve(points) for points in self._split(evaluated or rows, name)]
+            found = [self._curve(points) for points in self._split(self._telling(rows), name)]
         if len(found) > 1:
             self._decide("repeats of one pair averaged, and counted once", name)
         if any(outcome.hit is not None and outcome.hit.left_again for outcome in found):
             self._decide("curves left the target again after reaching it; the first hit counts", name)
         return found
+
+    def _telling(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return the rows with the metric, and those with a status at steps of which there is no metric."""
+        evaluated = {self._at(row) for row in rows if _gives(row, (self.request.metric,))}
+        told = [row for row in rows if _gives(row, (self.request.metric,)) or self._at(row) not in evaluated]
+        return [row for row in told if _gives(row, (self.request.metric,)) or _status(row)] if evaluated else rows
+
+    def _at(self, row: Row) -> tuple[Plain, float]:
+        return row.cells.get(self.run_column or ""), self._step(row)
 
     def notes(self) -> list[str]:
         """Return what was decided, each with how often and where first."""

@@ -50,7 +50,7 @@ def judge(family: Family, scope: str) -> Judged:
     adjusted = _adjusted(cases, comparison.looks) or Adjusted([None] * len(cases), design, reason)
     sharing: Method = "holm" if adjusted.method == "holm" else design
     frame = _Frame(family, design, adjusted, levels_of(comparison, sharing), scope, len(cases))
-    within = _within(cases, comparison.margin)
+    within = _within(cases, comparison.margin, comparison.looks)
     found = [frame.difference(case, p, q) for case, p, q in zip(cases, adjusted.p, within, strict=True)]
     return Judged(found, design, reason, frame.looks, cases[0].pairing.found.note if cases else "")
 
@@ -75,11 +75,14 @@ def _adjusted(cases: Sequence[_Case], looks: Sequence[int]) -> Adjusted | None:
     )
 
 
-def _within(cases: Sequence[_Case], margin: float | None) -> list[float | None]:
-    """Return Holm's adjusted p of "within the margin"; None where no margin was declared."""
+def _within(cases: Sequence[_Case], margin: float | None, looks: Sequence[int]) -> list[float | None]:
+    """Return Holm's adjusted p of "within the margin"; None where no margin was declared.
+
+    What is not due yet is not tested and counts with p = 1: the others' adjusted p can then only fall when it comes.
+    """
     if margin is None:
         return [None] * len(cases)
-    values = [list(case.pairing.found.differences.values()) for case in cases]
+    values = [list(case.pairing.found.differences.values()) if case.pairing.is_due(looks) else [] for case in cases]
     return list(statistics.holm([statistics.equivalence(d, margin).p if d else 1.0 for d in values]))
 
 

@@ -13,9 +13,10 @@ from dataclasses import asdict, replace
 from pprint import pformat
 from typing import Any
 
+import trainables
 from orchestrator.errors import UserError
 from orchestrator.search.points import Point
-from orchestrator.space import Values
+from orchestrator.space import Search, Values
 from orchestrator.study import Axis, By, Comparison, Computed, Origin, Selected, Stage, Study
 from orchestrator.study import Point as Place
 from orchestrator.values import value_at
@@ -82,11 +83,19 @@ def confirmation(search: Mapping[str, Any], points: Mapping[str, Values], scale:
         description=f"Do the best settings of {found.name} beat the usual ones on seeds that have chosen neither?",
         stages=stages,
         axes={ARM: tuple(points), **found.axes, found.replicate: fresh(found, scale.seeds)},
-        comparison=Comparison(ARM, "usual", None, margin=scale.margin) if "usual" in points else None,
+        comparison=_comparison(found.search, scale) if "usual" in points else None,
         scale=found.scale,
         shape=found.shape,
         notes=found.notes,
     )
+
+
+def _comparison(search: Search, scale: Scale) -> Comparison:
+    """Return the comparison in what the search was judged by, where its test is a measurement of an evaluation."""
+    first = search.objectives[0]
+    if not first.metric.startswith("test_") or first.metric == "test_loss":
+        return Comparison(ARM, "usual", None, margin=scale.margin)
+    return Comparison(ARM, "usual", None, metric=first.metric, higher_is_better=first.higher_is_better)
 
 
 def fresh(study: Study, count: int) -> tuple[int, ...]:
@@ -104,9 +113,17 @@ def _own_settings(study: Study, points: Mapping[str, Values]) -> dict[str, dict[
         stage, dot, setting = axis.partition(".")
         given = {arm: values[axis] for arm, values in points.items() if axis in values}
         if dot and given:
-            usual = study.stages[stage].config.get(setting, ...)
-            found.setdefault(stage, {})[setting] = By(ARM, given, otherwise=usual)
+            found.setdefault(stage, {})[setting] = By(ARM, given, otherwise=_usual(study, stage, setting, points))
     return found
+
+
+def _usual(study: Study, stage: str, setting: str, points: Mapping[str, Values]) -> Any:
+    """Return what a setting is in an arm whose point leaves it out: the study's own value, else the default."""
+    config = study.stages[stage].config
+    if setting in config:
+        return _follow(config[setting], points, f"{stage}.{setting}")
+    field = trainables.find(study.stages[stage].trainable).config.model_fields[setting]
+    return ... if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _fixed(name: str, stage: Stage, own: Mapping[str, By], points: Mapping[str, Values]) -> Stage:
