@@ -10,6 +10,8 @@ from orchestrator.errors import UserError
 
 STEPS = ("step", "global_step", "training_step", "iteration", "training_iteration", "iter", "epoch")
 """Columns by which rows are taken for a curve's, where no --step says so."""
+STAGE, PURPOSE = "stage", "purpose"
+"""Columns of our own results: which stage of a study a run is of, and whether it chose a setting ("tuning")."""
 RUNS = ("run_id", "run")
 """Columns that tell runs apart, where no --run says so."""
 
@@ -76,7 +78,8 @@ class Request:
     def columns(self) -> frozenset[str]:
         """The columns that this request may look at."""
         named = {self.arm, self.metric, *self.pair, *self.by, *(name for name, _ in self.where)}
-        return frozenset(named | {name for name in (self.step, self.run) if name} | {"status", *STEPS, *RUNS})
+        named |= {name for name in (self.step, self.run) if name}
+        return frozenset(named | {"status", STAGE, PURPOSE, *STEPS, *RUNS})
 
     @property
     def key_names(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from orchestrator.compare.request import RUNS, STEPS, Request
+from orchestrator.compare.request import PURPOSE, RUNS, STAGE, STEPS, Request
 from orchestrator.compare.sources import Plain, Row, Rows, plain
 from orchestrator.errors import UnknownName, UserError
 from orchestrator.statistics import Hit, first_hit
@@ -90,7 +90,7 @@ def _check_columns(request: Request, rows: Rows) -> None:
 def _labelled(request: Request, rows: Rows, notes: list[str]) -> list[Row]:
     """Return the rows that say which arm, group and pair they are; an arm may lack a part of the pair throughout."""
     wanted = (request.arm, *request.by, *([request.step] if request.step else []))
-    chosen = _selected(request, rows)
+    chosen = _compared(request, _selected(request, rows), notes)
     known = [row for row in chosen if _gives(row, wanted)]
     has = {(text(row.cells[request.arm]), part) for row in known for part in request.pair if _gives(row, (part,))}
 
@@ -114,6 +114,24 @@ def _selected(request: Request, rows: Rows) -> list[Row]:
         found = [row for row in found if text(row.cells.get(name)) == text(plain(value))]
         if not found:
             raise UnknownName(f"--where {name}={value}: no row has that", values, value, "Values")
+    return found
+
+
+def _compared(request: Request, rows: Sequence[Row], notes: list[str]) -> list[Row]:
+    """Return the rows without runs that chose a setting, and without stages that never measure the metric.
+
+    A table of results has rows of both kinds beside those that are compared; no other table has such columns.
+    """
+    kept = [row for row in rows if row.cells.get(PURPOSE) != "tuning"]
+    if not kept or PURPOSE in dict(request.where):
+        kept = list(rows)
+    elif len(kept) < len(rows):
+        notes.append(f"{_count(len(rows) - len(kept), 'row')} of tuning runs left out: no verdict uses them")
+    stages = {row.cells.get(STAGE) for row in kept if _gives(row, (request.metric,))}
+    found = [row for row in kept if not stages or row.cells.get(STAGE) in stages]
+    silent = {text(row.cells.get(STAGE)) for row in kept if _gives(row, (request.arm,))} - {text(s) for s in stages}
+    if stages and silent:
+        notes.append(f"rows of {', '.join(sorted(silent))} left out: {request.metric} is measured by others")
     return found
 
 

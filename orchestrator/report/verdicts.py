@@ -157,7 +157,8 @@ def _lost(evidence: Evidence) -> str:
         return ""
     if can_conclude(evidence.n, evidence.family, level, method=method):
         return ""
-    lost = f"Of {evidence.planned} pairs {evidence.planned - evidence.n} ended badly"
+    gone = evidence.planned - evidence.n
+    lost = f"Of {evidence.planned} pairs {gone} {'is' if gone == 1 else 'are'} missing"
     return f" {lost}; the rest cannot reach {level:.2g}."
 
 

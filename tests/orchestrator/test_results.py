@@ -5,10 +5,19 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from orchestrator.results import VOLATILE_COLUMNS, axis_columns, first_step_at, tidy, write_csv
+from orchestrator.results import (
+    VOLATILE_COLUMNS,
+    Target,
+    _steps_to_target,
+    axis_columns,
+    first_step_at,
+    tidy,
+    write_csv,
+)
 from orchestrator.store import Store
 from orchestrator.study import By
 from tests.orchestrator.synthetic import fill, filled, planned, rank_study
+from trainables.student import StudentConfig
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +147,16 @@ def test_each_student_is_measured_against_the_teacher_of_its_own_split(tmp_path)
     assert len(students) == 4
     for _, row in students.iterrows():
         assert row["target_loss"] == pytest.approx({0: 0.95, 1: 0.85}[row["fold"]])
+
+
+def test_with_epochs_a_run_is_censored_at_the_steps_it_trained_not_at_the_unused_setting(whole):
+    """StudentConfig(epochs=3) leaves `steps` at its default of 30, whatever three epochs come to."""
+    plan, store, _ = whole
+    run = plan.of_stage("student")[0]
+    record = store.record(run.id)
+    settings = StudentConfig(epochs=3).model_dump(mode="json")
+    assert settings["steps"] == 30
+    history = {"step": [0, 150, 300], "eval_loss": [3.0, 2.5, 2.0]}
+    trained = record.model_copy(update={"settings": settings, "history": history, "metrics": {"steps": 300}})
+    for found in (trained, trained.model_copy(update={"status": "diverged", "metrics": {}})):
+        assert _steps_to_target(run, found, Target(1.0, ""))["steps_censored_at"] == 300

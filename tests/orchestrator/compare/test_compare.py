@@ -265,3 +265,39 @@ def test_between_looks_nothing_of_a_family_is_tested(tmp_path, capsys):
     found = answer(capsys, write(tmp_path / "a.csv", rows), "--by", "rank", "--looks", "6,8,12")
     assert {(item["verdict"], item["p_adjusted"]) for item in found["comparisons"]} == {("interim", None)}
     assert found["family"]["method"] == "westfall-young"
+
+
+def test_of_our_own_results_neither_tuning_runs_nor_evaluations_are_compared(tmp_path, capsys):
+    """A student's row has its held-out loss, its evaluation's has not; tuning runs share a seed over several rates."""
+    students = [{**row, "stage": "student", "purpose": "verdict"} for row in runs()]
+    evaluations = [{**row, "stage": "evaluate", "eval_loss": None} for row in students]
+    tuning = [{**row, "purpose": "tuning", "seed": 101, "eval_loss": 9.0} for row in students[:3]]
+    found = answer(capsys, write(tmp_path / "results.csv", [*evaluations, *tuning, *students]))
+    (comparison,) = found["comparisons"]
+    plain = answer(capsys, write(tmp_path / "plain.csv", runs()))
+    assert comparison["n"] == len(DIFFERENCES)
+    assert comparison["p_adjusted"] == plain["comparisons"][0]["p_adjusted"]
+    assert "3 rows of tuning runs left out: no verdict uses them" in found["notes"]
+    assert "rows of evaluate left out: eval_loss is measured by others" in found["notes"]
+
+
+def test_a_status_in_a_last_row_without_the_metric_counts(tmp_path, capsys):
+    curve = {("random", seed): [(0, 3.0), (20, 1 - 0.01 * seed)] for seed in range(6)}
+    curve |= {("svd", seed): [(0, 3.0), (10, 0.5)] for seed in range(6)}
+    rows = [{**row, "status": ""} for row in curves(curve)]
+    rows += [{"init": "svd", "seed": seed, "step": 11, "status": "diverged"} for seed in range(6)]
+    found = answer(capsys, write(tmp_path / "curves.csv", rows), "--step", "step")
+    assert found["comparisons"][0]["n"] == 0
+    assert any(note.startswith("svd: diverged at seed 0") for note in found["notes"])
+
+
+def test_what_is_not_due_takes_no_part_in_the_equivalence_of_others(tmp_path, capsys):
+    def within(last: float) -> list[float | None]:
+        near = [0.001 * (-1) ** seed for seed in range(8)]
+        rows = [*runs(near, rank=4), *runs([*near[:6], last], rank=16)]
+        rows += [{"init": init, "rank": 16, "seed": 8, "status": "running"} for init in ("random", "svd")]
+        found = answer(capsys, write(tmp_path / "runs.csv", rows), "--by", "rank", "--margin", "0.01")
+        return [one["p_equivalent"] for one in found["comparisons"]]
+
+    assert within(0.0) == within(5.0)
+    assert within(0.0)[1] is None

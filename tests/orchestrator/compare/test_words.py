@@ -21,7 +21,7 @@ def test_missing_cells_are_left_out_and_named(tmp_path, capsys):
     assert said(found, "random: svd has no run with seed 3; left out")
     assert found["comparisons"][0]["n"] == 5
     assert found["comparisons"][0]["verdict"] == "inconclusive", "six were meant; five cannot decide"
-    assert "1 ended badly" in found["comparisons"][0]["sentence"]
+    assert "1 is missing" in found["comparisons"][0]["sentence"]
 
 
 def test_an_empty_metric_cell_is_missing_and_not_zero(tmp_path, capsys):

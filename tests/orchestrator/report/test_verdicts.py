@@ -139,9 +139,9 @@ def test_a_real_difference_within_the_margin_is_called_too_small_to_matter():
 
 def test_pairs_that_ended_badly_are_said_where_the_rest_cannot_decide():
     left = replace(COMPLETE, planned=6, estimate=Number(mean=-1, n=5), p_adjusted=0.0625)
-    assert sentence(left).endswith("Of 6 pairs 1 ended badly; the rest cannot reach 0.05.")
+    assert sentence(left).endswith("Of 6 pairs 1 is missing; the rest cannot reach 0.05.")
     plenty = replace(left, planned=8, estimate=Number(mean=-1, n=7))
-    assert "ended badly" not in sentence(plenty)
+    assert "missing" not in sentence(plenty)
     shared = replace(COMPLETE, family=5, method="westfall-young", adjusted_by="holm", estimate=Number(mean=-1, n=5))
     assert verdict(replace(shared, p_adjusted=0.3)) == "inconclusive", "the design could; what is left cannot"
     assert "cannot reach" in sentence(shared)
