@@ -5,6 +5,7 @@ The sweep's own reporter feeds one as things happen, a watcher another from the 
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,10 @@ from orchestrator.live.trend import Track
 EVENTS = 100
 """Events that are remembered: more than a screen holds."""
 
+LAST_RUNS = 9
+"""Runs of a stage that say how long the next one takes."""
+TRUST_S = 30.0
+"""Seconds for which guesses are taken to have held before any run has ended."""
 TREND_CELLS = 12
 BAD = ("failed", "oom", "killed")
 
@@ -34,7 +39,7 @@ class Course:
         self.status: dict[str, str] = {}
         self.started: dict[str, Started] = {}
         self.tracks: dict[str, Track] = {}
-        self.pace: dict[str, tuple[float, int]] = {}
+        self.pace: dict[str, deque[float]] = {}
         self.taken_s = self.guessed_s = 0.0
         self.seen: set[str] = set()
         self.events: deque[Happened] = deque(maxlen=EVENTS)
@@ -87,8 +92,7 @@ class Course:
             self.status[event.id] = event.status
         if begun is not None and event.status == "done":
             stage = self.stage(event.id)
-            seconds, count = self.pace.get(stage, (0.0, 0))
-            self.pace[stage] = (seconds + event.at - begun.at, count + 1)
+            self.pace.setdefault(stage, deque(maxlen=LAST_RUNS)).append(event.at - begun.at)
             self.taken_s += event.at - begun.at
             self.guessed_s += self.tasks[event.id].cost_s if event.id in self.tasks else 0.0
         self._remember(event)
@@ -171,11 +175,14 @@ class Course:
         return max(self._cost(task) - (now - begun.at), 0.0)
 
     def _cost(self, task: Task) -> float:
-        """Return what runs of its stage took so far; else its guess, as far as guesses have held in this sweep."""
+        """Return what the last runs of its stage took; else its guess, as far as guesses have held in this sweep.
+
+        The first run of a worker takes seconds longer, for its imports: hence a median, and little trust in how guesses
+        of a few seconds have held.
+        """
         if task.stage in self.pace:
-            seconds, count = self.pace[task.stage]
-            return seconds / count
-        return task.cost_s * (self.taken_s / self.guessed_s if self.guessed_s else 1.0)
+            return statistics.median(self.pace[task.stage])
+        return task.cost_s * (self.taken_s + TRUST_S) / (self.guessed_s + TRUST_S)
 
     def _stages(self) -> list[Stage]:
         counts: dict[str, dict[str, int]] = {}

@@ -39,7 +39,7 @@ def test_a_screen_fits_whatever_the_terminal_is(width: int, height: int, size: s
 
 def test_80_columns_show_runs_with_step_loss_trend_held_out_time_left_and_speed(state: State) -> None:
     lines = drawn(state, 80, 24)
-    assert re.fullmatch(r" smoke +4 of 18 runs · 1 min 0 s · about 45 s left", lines[0])
+    assert re.fullmatch(r" smoke +4 of 18 runs · 1 min 0 s · about 46 s left", lines[0])
     (head,) = [line for line in lines if " 2 running" in line]
     assert head.split() == ["2", "running", "step", "loss", "trend", "held-out", "left", "steps/s"]
     (run,) = [line for line in lines if "svd r4 s1" in line and "19/40" in line]
