@@ -9,6 +9,7 @@ Pure: from the study and its runs alone. Each thing looked at is ok, or a note w
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from orchestrator.advice.base import Advice
@@ -32,6 +33,9 @@ def _of_the_design(plan: Plan) -> Iterator[Advice]:
     design = design_of(plan)
     if design is None:
         return
+    if missing := without_baseline(plan):
+        yield Advice("baseline", False, missing)
+        return
     yield from power(plan, design)
     yield from learning_rates(plan, design)
     yield from alpha_policy(plan)
@@ -41,8 +45,24 @@ def _of_the_design(plan: Plan) -> Iterator[Advice]:
     yield from (Advice("study", True, note) for note in plan.study.notes)
 
 
+def without_baseline(plan: Plan) -> str:
+    """Return why nothing can be compared where no arm is the baseline, and the way out; empty where one is."""
+    comparison = plan.study.comparison
+    arms = plan.study.axes.get(comparison.arm, ()) if comparison else ()
+    if comparison is None or not arms or comparison.baseline in arms:
+        return ""
+    near = difflib.get_close_matches(str(comparison.baseline), map(str, arms), 1)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"no arm is the baseline {comparison.baseline!r}, so that nothing is compared and there is no verdict.{meant} "
+        f"{comparison.arm} has {', '.join(map(str, arms))}: add it with --axis, or name another as the study's baseline"
+    )
+
+
 def demonstration(plan: Plan) -> str:
     """Return the line that a sweep prints for a design that cannot conclude: why, and what makes it one that can."""
+    if missing := without_baseline(plan):
+        return missing
     plan = first(plan)
     design = design_of(plan)
     if design is None or not is_demonstration(plan, design):

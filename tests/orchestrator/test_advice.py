@@ -122,3 +122,16 @@ def test_a_plan_that_ends_before_the_students_is_no_demonstration(tmp_path):
     plan = planned(rank_study(seeds=2), Store(tmp_path)).until("teacher")
     assert demonstration(plan) == ""
     assert not [item for item in advise(plan) if item.topic == "design"]
+
+
+def test_a_baseline_that_is_no_arm_is_said_before_anything_trains_and_by_the_sweep(tmp_path):
+    mistyped = with_comparison(rank_study(), baseline="randm")
+    found = only(advice(mistyped, tmp_path, "baseline"))
+    assert not found.is_ok
+    assert "no arm is the baseline 'randm'" in found.text
+    assert "Did you mean 'random'?" in found.text
+    assert demonstration(planned(mistyped, Store(tmp_path))) == found.text
+    alone = rank_study().with_axis("student.init", ("svd",))
+    assert "student.init has svd" in only(advice(alone, tmp_path, "baseline")).text
+    assert not advice(alone, tmp_path, "design")
+    assert not advice(rank_study(), tmp_path, "baseline")
