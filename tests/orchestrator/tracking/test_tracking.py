@@ -13,6 +13,8 @@ import pytest
 
 from cluster.attempt import Execution
 from cluster.base import Job, Outcome
+from cluster.ending import keep_killed
+from cluster.notes import append_rows
 from orchestrator import report
 from orchestrator.store import Store
 from orchestrator.tracking import Tracker, clean_params, is_synced, prepare_database, sender, tracking_uri
@@ -203,20 +205,49 @@ def test_a_run_made_again_on_purpose_replaces_its_child(tmp_path):
     assert set(logged(client, children[student.id]).values()) == {1}
 
 
-def test_a_failed_run_that_was_tried_again_goes_on_in_its_child(tmp_path):
-    fates = {(4, "random", 1): "failed"}
-    study, store = rank_study(ranks=(4,), seeds=1, inits=("random",), fates=fates), Store(tmp_path)
-    plan = planned(study, store)
-    fill(plan, store)
+@pytest.mark.parametrize("is_live", [True, False])
+def test_a_run_that_failed_and_was_tried_again_has_the_numbers_of_its_last_attempt(tmp_path, is_live):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1, inits=("random",)))
     student = plan.of_stage("student")[0]
-    track(study, store, lambda tracker: tracker.sync(plan))
-    first = runs_in(store)[2][student.id]
-    assert first.info.status == "FAILED"
-    execute(student, store)
-    track(study, store, lambda tracker: tracker.sync(plan))
+    done = store.record(student.id)
+    assert done is not None
+    took = {"seconds": done.provenance.seconds + 60, "attempt": 0}
+    failed = done.model_copy(
+        update={"status": "oom", "metrics": {}, "provenance": done.provenance.model_copy(update=took)}
+    )
+    track(
+        study,
+        store,
+        lambda tracker: tracker.started(student, 0),
+        lambda tracker: tracker.finished(Outcome(student, "oom", failed)),
+    )
+    assert runs_in(store)[2][student.id].info.status == "FAILED"
+    live = (
+        lambda tracker: tracker.started(student, done.provenance.attempt),
+        lambda tracker: tracker.finished(Outcome(student, "done", done)),
+    )
+    track(study, store, *(live if is_live else ()), lambda tracker: tracker.sync(plan))
     client, _, children = runs_in(store)
-    assert children[student.id].info.run_id == first.info.run_id
-    assert set(logged(client, children[student.id]).values()) == {1}
+    assert logged(client, children[student.id]) == all_expected(plan, store)[student.id]
+    assert children[student.id].data.metrics["system/run_seconds"] == done.provenance.seconds
+
+
+def test_a_child_made_again_has_the_curve_that_its_attempt_resumes(tmp_path):
+    study, store = rank_study(ranks=(4,), seeds=1, inits=("random",)), Store(tmp_path)
+    plan = planned(study, store)
+    fill(plan, store, leave_out={run.name for run in plan.of_stage("student")})
+    student = plan.of_stage("student")[0]
+    killed = keep_killed(Job(student, store.root), "its machine is gone")
+    append_rows(store.begin(student.id).folder, [{"step": 4, "loss": 2.5}])
+    track(
+        study,
+        store,
+        lambda tracker: tracker.started(student, 1),
+        lambda tracker: tracker.finished(killed),
+        lambda tracker: tracker.started(student, 2),
+    )
+    client, _, children = runs_in(store)
+    assert logged(client, children[student.id]) == {("loss", 4): 1}
 
 
 def test_synced_is_known_without_mlflow_and_ends_with_a_new_record_or_a_lost_database(tmp_path):
