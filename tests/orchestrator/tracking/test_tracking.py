@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from cluster.attempt import Execution
 from cluster.base import Job, Outcome
@@ -19,6 +22,7 @@ from orchestrator import report
 from orchestrator.store import Store
 from orchestrator.tracking import Tracker, clean_params, is_synced, prepare_database, sender, tracking_uri
 from orchestrator.tracking.client import shown
+from orchestrator.tracking.trouble import trouble
 from tests.orchestrator.synthetic import execute, fill, filled, planned, rank_study
 from tests.orchestrator.tracking.looking import all_expected, expected, logged, runs_at, wait_until
 from trainables.base import Progress
@@ -250,6 +254,21 @@ def test_a_child_made_again_has_the_curve_that_its_attempt_resumes(tmp_path):
     assert logged(client, children[student.id]) == {("loss", 4): 1}
 
 
+def test_what_mlflow_shows_of_a_test_is_the_evaluation_asked_for_last(tmp_path):
+    study, store = rank_study(ranks=(4,), seeds=1, inits=("random",)), Store(tmp_path)
+    evaluate = study.stages["evaluate"]
+    shorter = replace(study, stages={**study.stages, "evaluate": evaluate.but({"items": 50})})
+    for asked in (study, shorter, study):
+        plan = planned(asked, store)
+        fill(plan, store)
+        track(asked, store, lambda tracker, plan=plan: tracker.sync(plan))
+        student = plan.of_stage("student")[0]
+        (evaluation,) = [run for run in plan.of_stage("evaluate") if run.inputs["subject"] == student.id]
+        record = store.record(evaluation.id)
+        assert record is not None
+        assert runs_in(store)[2][student.id].data.metrics["test_loss"] == record.metrics["test_loss"]
+
+
 def test_synced_is_known_without_mlflow_and_ends_with_a_new_record_or_a_lost_database(tmp_path):
     study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
     folder = report.report_folder(plan, store)
@@ -424,6 +443,14 @@ def test_a_driver_killed_after_all_was_told_is_noticed_though_no_record_is_new(t
     wait_until(lambda: runs_in(store)[2][failed.id].info.status == "RUNNING")
     track(study, store, lambda tracker: tracker.sync(plan))
     assert runs_in(store)[2][failed.id].info.status == "FAILED"
+
+
+def test_an_experiment_that_another_store_makes_at_the_same_time_is_looked_for_again(tmp_path):
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client.create_experiment("rank_study")
+    with pytest.raises(MlflowException) as refused:
+        client.create_experiment("rank_study")
+    assert trouble(refused.value, "http://server:5000") == "changed"
 
 
 @pytest.mark.parametrize(
