@@ -8,6 +8,8 @@ the study in it is written anew. The journal has one writer, the driver, so that
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -162,4 +164,5 @@ def _states(plan: Plan, store: Store) -> dict[str, str]:
 
 
 def _marker(study: Study, store: Store, path: Path) -> Path:
-    return store.root / "tracked" / f"{study.name}-{study.scale}-{path.parent.name}.{MARKER}"
+    key = hashlib.sha256(json.dumps([str(path), study.name, study.scale]).encode()).hexdigest()[:12]
+    return store.root / "tracked" / f"{study.name}-{key}.{MARKER}"

@@ -108,3 +108,12 @@ def test_another_metric_or_another_value_makes_the_journal_anew(tmp_path):
     record(plan, store)
     assert [trial.value for trial in load(store).trials if trial.user_attrs["run_id"] == student] == [0.125]
     assert len(load(store).trials) == 2
+
+
+def test_two_folders_of_views_with_one_name_are_told_apart(tmp_path):
+    _, plan, store = filled(tmp_path / "store", rank_study(ranks=(4,), seeds=1))
+    record(plan, store, views=tmp_path / "a" / "views")
+    (tmp_path / "b" / "views").mkdir(parents=True)
+    (tmp_path / "b" / "views" / "optuna.journal").touch()
+    assert is_recorded(plan, store, views=tmp_path / "a" / "views")
+    assert not is_recorded(plan, store, views=tmp_path / "b" / "views")
