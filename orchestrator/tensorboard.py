@@ -62,6 +62,7 @@ class Board:
 
     def started(self, run: Run, attempt: int = 1) -> None:
         """A run has begun; the file of an attempt that resumes lacks what came before."""
+        self._incomplete([run.id])
         self._files[run.id] = self._emptied(run, is_whole=attempt == 1)
 
     def progressed(self, run: Run, progress: Progress) -> None:
@@ -84,16 +85,31 @@ class Board:
         """Write what the files lack of the plan's records, and which params and outcomes the tab HPARAMS has."""
         records = self.store.records(run.id for run in plan.runs)
         tested = test_metrics(plan, records)
+        lacking: dict[str, tuple[str, list[Point]]] = {}
         for run_id, record in records.items():
             outcomes = summary_points(tested.get(run_id, {}), ms(record.provenance.finished))
             seal = " ".join([seal_of(record), *(f"{name}={value!r}" for name, value, _, _ in outcomes)])
             if self.seals.get(run_id) != seal or not self._folder(plan[run_id]).is_dir():
-                file = self._emptied(plan[run_id], is_whole=True)
-                file.write([*record_points(record), *outcomes])
-                file.close()
-                self.seals[run_id] = seal
+                lacking[run_id] = seal, outcomes
+        self._incomplete(lacking)
+        for run_id, (seal, outcomes) in lacking.items():
+            file = self._emptied(plan[run_id], is_whole=True)
+            file.write([*record_points(records[run_id]), *outcomes])
+            file.close()
+            self.seals[run_id] = seal
         self._say_what_is_compared(plan.of_stage(self.study.compared_stage))
-        write_marker(self._marker, {run_id: f"{place}: {self.seals[run_id]}" for run_id, place in self.places.items()})
+        self._mark()
+
+    def _incomplete(self, run_ids: Iterable[str]) -> None:
+        """Note of files, before they are emptied, that they are not complete: this process may be killed by then."""
+        known = [run_id for run_id in run_ids if self.seals.get(run_id)]
+        self.seals |= dict.fromkeys(known, "")
+        if known:
+            self._mark()
+
+    def _mark(self) -> None:
+        told = {run_id: f"{place}: {self.seals.get(run_id, '')}" for run_id, place in self.places.items()}
+        write_marker(self._marker, told)
 
     def _say_what_is_compared(self, runs: Iterable[Run]) -> None:
         """Write the file from which the tab HPARAMS knows its columns: what varies, and the outcomes."""

@@ -2,12 +2,14 @@
 
 A comparison's cells are written down as they are (`grid`). A search's trials are its points, in the order of asking,
 with the same numbers: those that run are RUNNING, so that a dashboard that is open shows the search as it goes. Where
-the journal holds anything else (a failed run that was made again well, a search whose file has gone) the study in it
-is written anew. The journal has one writer, the driver, so that a file is enough.
+the journal holds anything else (a failed run that was made again well, a search whose file has gone, another metric)
+the study in it is written anew. The journal has one writer, the driver, so that a file is enough.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -48,7 +50,7 @@ def record(plan: Plan, store: Store, *, views: Path | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     records = store.records(run.id for run in plan.runs)
     if plan.study.search is None:
-        new = _add(open_study(plan.study, path), grid_trials(plan, records))
+        new = _add(plan.study, path, grid_trials(plan, records))
     else:
         names = {run.id: run.name for run in plan.runs}
         trials = [trial_of(point, plan.study.search, names) for point in points_of(plan, records)]
@@ -85,21 +87,40 @@ def _directions(study: Study) -> list[Direction]:
     return ["maximize" if (study.comparison or Comparison()).higher_is_better else "minimize"]
 
 
-def _add(study: optuna.Study, trials: Sequence[FrozenTrial]) -> int:
-    known = {(trial.user_attrs.get("run_id"), trial.state.name) for trial in study.get_trials(deepcopy=False)}
-    new = [trial for trial in trials if (trial.user_attrs["run_id"], trial.state.name) not in known]
+def _add(about: Study, path: Path, trials: Sequence[FrozenTrial]) -> int:
+    """Add what the study in the journal lacks; it is written anew where it has another metric, or other values."""
+    study, metric = open_study(about, path), (about.comparison or Comparison()).metric
+    known = {_outcome(trial): trial.values for trial in study.get_trials(deepcopy=False)}
+    is_other = known and study.user_attrs.get("metric") != metric
+    if is_other or _turned(study, about) or any(known.get(_outcome(one), one.values) != one.values for one in trials):
+        study, known = _anew(about, path), {}
+    study.set_user_attr("metric", metric)
+    new = [trial for trial in trials if _outcome(trial) not in known]
     study.add_trials(new)
     return len(new)
 
 
-def _follow(about: Study, path: Path, trials: Sequence[FrozenTrial]) -> int:
-    """Make the trials of the study in the journal those of a search, with as little writing as that takes."""
+def _outcome(trial: FrozenTrial) -> tuple[str, str]:
+    return trial.user_attrs["run_id"], trial.state.name
+
+
+def _turned(study: optuna.Study, about: Study) -> bool:
+    """Say whether the study in the journal looks for the other direction."""
+    return [one.name.lower() for one in study.directions] != _directions(about)
+
+
+def _anew(about: Study, path: Path) -> optuna.Study:
     import optuna
 
+    optuna.delete_study(study_name=study_name(about), storage=_storage(path))
+    return open_study(about, path)
+
+
+def _follow(about: Study, path: Path, trials: Sequence[FrozenTrial]) -> int:
+    """Make the trials of the study in the journal those of a search, with as little writing as that takes."""
     study = open_study(about, path)
-    if [one.name.lower() for one in study.directions] != _directions(about) or not _agree(study, trials):
-        optuna.delete_study(study_name=study_name(about), storage=_storage(path))
-        study = open_study(about, path)
+    if _turned(study, about) or not _agree(study, trials):
+        study = _anew(about, path)
     known = study.get_trials(deepcopy=False)
     for before, now in zip(known, trials, strict=False):
         if before.state != now.state or before.intermediate_values != now.intermediate_values:
@@ -134,8 +155,14 @@ def _end(study: optuna.Study, before: FrozenTrial, now: FrozenTrial) -> None:
 
 
 def _states(plan: Plan, store: Store) -> dict[str, str]:
-    return record_states(plan, store) | {"points": str(len(plan.points))}
+    search = plan.study.search
+    metrics = [one.metric for one in search.objectives] if search else [(plan.study.comparison or Comparison()).metric]
+    judged = ", ".join(
+        f"{metric} {direction}" for metric, direction in zip(metrics, _directions(plan.study), strict=True)
+    )
+    return record_states(plan, store) | {"points": str(len(plan.points)), "judged": judged}
 
 
 def _marker(study: Study, store: Store, path: Path) -> Path:
-    return store.root / "tracked" / f"{study.name}-{study.scale}-{path.parent.name}.{MARKER}"
+    key = hashlib.sha256(json.dumps([str(path), study.name, study.scale]).encode()).hexdigest()[:12]
+    return store.root / "tracked" / f"{study.name}-{key}.{MARKER}"

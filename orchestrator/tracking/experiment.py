@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cluster.notes import read_progress
 from orchestrator.plan import Plan, Run
 from orchestrator.record import Record
 from orchestrator.store import Store
@@ -68,12 +69,8 @@ class Experiment:
     # -- events -----------------------------------------------------------------------------------------
 
     def start(self, run: Run, attempt: int) -> None:
-        """Open the run's child: a new one, or the one that an earlier attempt left."""
-        child = self.children.get(run.id)
-        if child is not None and child.sealed.startswith("done"):
-            self.client.delete_run(child.id)  # made again on purpose: its old numbers are not this run's
-            child = None
-        child = child or self._create(run, now_ms())
+        """Open the run's child: the one that an attempt without a record left, else a new one."""
+        child = self._open_child(run, "") or self._begun_again(run, attempt)
         self._describe(child, run)
         child.send({"attempt": str(attempt), "status": "running", "record": ""})
         child.sealed = ""
@@ -127,6 +124,27 @@ class Experiment:
 
     # -- children ---------------------------------------------------------------------------------------
 
+    def _open_child(self, run: Run, seal: str) -> Child | None:
+        """Return the run's child, None where there is none; one with another record is deleted.
+
+        What an attempt came to is at step 0, where the first value stays: those numbers are not the next attempt's.
+        """
+        child = self.children.get(run.id)
+        if child is None or child.sealed in ("", seal):
+            return child
+        self.client.delete_run(child.id)
+        del self.children[run.id]
+        return None
+
+    def _begun_again(self, run: Run, attempt: int) -> Child:
+        """Return a new child, with the rows that an attempt which resumes has of those before."""
+        child = self._create(run, now_ms())
+        rows = read_progress(self.store.work / run.id / str(attempt)).get("rows", []) if attempt > 1 else []
+        for row in rows:
+            measured = {name: value for name, value in row.items() if name != "step"}
+            child.measure(live_points(Progress(int(row["step"]), 0, measured), now_ms()))
+        return child
+
     def _create(self, run: Run, start_ms: int) -> Child:
         tags = {"mlflow.parentRunId": self.parent, **run_tags(self.study, run), "status": "running"}
         made = self.client.create_run(self.id, start_time=start_ms, tags=tags, run_name=run_name(run))
@@ -141,11 +159,8 @@ class Experiment:
 
     def _complete(self, run: Run, record: Record) -> None:
         """Log what the child lacks of the record, and close it."""
-        child, seal = self.children.get(run.id), seal_of(record)
-        if child is not None and child.sealed.startswith("done") and child.sealed != seal:
-            self.client.delete_run(child.id)
-            child = None
-        child = child or self._create(run, ms(record.provenance.started))
+        seal = seal_of(record)
+        child = self._open_child(run, seal) or self._create(run, ms(record.provenance.started))
         self._describe(child, run)
         child.measure(record_points(record))
         child.end(record.status, ms(record.provenance.finished), seal=seal, tags=record_tags(record))

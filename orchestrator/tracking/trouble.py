@@ -7,18 +7,23 @@ from typing import Literal, TypeAlias
 from orchestrator.tracking.client import own_database, shown
 
 Trouble: TypeAlias = Literal["lost", "changed", "refused"]
-"""lost: the server is away, or too slow; changed: what we wrote to is gone, look again; refused: it will not do it."""
+"""lost: the server is away, or too slow; changed: what we wrote to is gone, or what we make is there by now: look
+again; refused: it will not do it."""
 
 BUSY = (408, 429)
 """HTTP's "too slow" and "too many requests"."""
 GONE = ("must be in the 'active' state", "must be in 'active' state", "does not exist", "not found")
 """What MLflow says of a run that somebody has deleted."""
+ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
+"""MLflow's code for an experiment that another store has made since we looked."""
 
 
 def trouble(error: Exception, uri: str) -> Trouble:
     """Return what kind of trouble an exception of MLflow's client is."""
     status = _status(error)
     if status == 404 or (status == 400 and any(words in str(error) for words in GONE)):
+        return "changed"
+    if getattr(error, "error_code", None) == ALREADY_THERE:
         return "changed"
     is_away = isinstance(error, OSError) if status is None else status >= 500 or status in BUSY
     return "lost" if is_away and own_database(uri) is None else "refused"

@@ -130,6 +130,16 @@ def test_a_run_that_was_cut_and_resumed_is_as_its_record_says(tmp_path):
     )
 
 
+def test_a_file_that_was_emptied_by_a_driver_which_was_killed_is_completed_again(tmp_path):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1, fates={(4, "svd", 1): "failed"}))
+    Board(study, store).complete(plan)
+    failed = next(run for run in plan.of_stage("student") if not store.is_finished(run.id))
+    Board(study, store).started(failed, 2)  # and nothing is heard of this driver again
+    Board(study, store).complete(plan)
+    folder = tmp_path / "tensorboard" / "rank_study" / failed.name.replace(" ", "-")
+    assert_as_recorded(store, plan, failed.id, folder)
+
+
 def test_two_runs_of_one_name_have_two_folders(tmp_path):
     study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
     Board(study, store).complete(plan)

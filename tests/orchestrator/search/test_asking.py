@@ -108,6 +108,13 @@ def test_a_repeat_is_told_and_not_run(tmp_path):
     assert [trial.state.name for trial in loaded(searched.store).trials] == ["COMPLETE"] * 6
 
 
+def test_a_small_space_is_looked_through_before_points_are_asked_for_again(tmp_path):
+    space = {"student.rank": Choice(2, 4, 8), "student.init": Choice("random", "svd")}
+    searched = Searched(search_study(points=6, space=space, sampler="random"), tmp_path)
+    searched.run()
+    assert len({tuple(sorted(one.items())) for one in values(searched)}) == 6
+
+
 def test_as_many_points_are_open_as_there_are_slots(tmp_path):
     searched = Searched(search_study(points=9, seeds=(1,)), tmp_path)
     searched.asking.slots = 4

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import optuna
 import pytest
 from optuna.storages import JournalStorage
@@ -7,6 +10,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from orchestrator.search.journal import is_recorded, journal_path, record
 from orchestrator.store import Store
+from orchestrator.study import Comparison
 from tests.orchestrator.synthetic import fill, filled, planned, rank_study
 
 
@@ -83,3 +87,33 @@ def test_the_direction_is_the_comparisons(tmp_path, name):
     _, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
     record(plan, store)
     assert load(store, name).direction.name == "MINIMIZE"
+
+
+def test_another_metric_or_another_value_makes_the_journal_anew(tmp_path):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1))
+    record(plan, store)
+    by_accuracy = replace(study, comparison=Comparison(metric="test_accuracy", higher_is_better=True))
+    plan = planned(by_accuracy, store)
+    assert not is_recorded(plan, store)
+    assert record(plan, store) == 2
+    assert is_recorded(plan, store)
+    assert load(store).direction.name == "MAXIMIZE"
+    evaluations = [run.id for run in plan.of_stage("evaluate")]
+    accuracies = [one.metrics["test_accuracy"] for one in store.records(evaluations).values()]
+    assert all(trial.value in accuracies for trial in load(store).trials)
+    student = load(store).trials[0].user_attrs["run_id"]
+    (evaluation,) = [run.id for run in plan.of_stage("evaluate") if run.inputs["subject"] == student]
+    path = store.artefact(evaluation) / "record.json"  # as if it had been made again and come to something else
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"test_accuracy": 0.125}}))
+    record(plan, store)
+    assert [trial.value for trial in load(store).trials if trial.user_attrs["run_id"] == student] == [0.125]
+    assert len(load(store).trials) == 2
+
+
+def test_two_folders_of_views_with_one_name_are_told_apart(tmp_path):
+    _, plan, store = filled(tmp_path / "store", rank_study(ranks=(4,), seeds=1))
+    record(plan, store, views=tmp_path / "a" / "views")
+    (tmp_path / "b" / "views").mkdir(parents=True)
+    (tmp_path / "b" / "views" / "optuna.journal").touch()
+    assert is_recorded(plan, store, views=tmp_path / "a" / "views")
+    assert not is_recorded(plan, store, views=tmp_path / "b" / "views")

@@ -7,16 +7,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from cluster.attempt import Execution
 from cluster.base import Job, Outcome
+from cluster.ending import keep_killed
+from cluster.notes import append_rows
 from orchestrator import report
 from orchestrator.store import Store
 from orchestrator.tracking import Tracker, clean_params, is_synced, prepare_database, sender, tracking_uri
 from orchestrator.tracking.client import shown
+from orchestrator.tracking.trouble import trouble
 from tests.orchestrator.synthetic import execute, fill, filled, planned, rank_study
 from tests.orchestrator.tracking.looking import all_expected, expected, logged, runs_at, wait_until
 from trainables.base import Progress
@@ -203,20 +209,64 @@ def test_a_run_made_again_on_purpose_replaces_its_child(tmp_path):
     assert set(logged(client, children[student.id]).values()) == {1}
 
 
-def test_a_failed_run_that_was_tried_again_goes_on_in_its_child(tmp_path):
-    fates = {(4, "random", 1): "failed"}
-    study, store = rank_study(ranks=(4,), seeds=1, inits=("random",), fates=fates), Store(tmp_path)
-    plan = planned(study, store)
-    fill(plan, store)
+@pytest.mark.parametrize("is_live", [True, False])
+def test_a_run_that_failed_and_was_tried_again_has_the_numbers_of_its_last_attempt(tmp_path, is_live):
+    study, plan, store = filled(tmp_path, rank_study(ranks=(4,), seeds=1, inits=("random",)))
     student = plan.of_stage("student")[0]
-    track(study, store, lambda tracker: tracker.sync(plan))
-    first = runs_in(store)[2][student.id]
-    assert first.info.status == "FAILED"
-    execute(student, store)
-    track(study, store, lambda tracker: tracker.sync(plan))
+    done = store.record(student.id)
+    assert done is not None
+    took = {"seconds": done.provenance.seconds + 60, "attempt": 0}
+    failed = done.model_copy(
+        update={"status": "oom", "metrics": {}, "provenance": done.provenance.model_copy(update=took)}
+    )
+    track(
+        study,
+        store,
+        lambda tracker: tracker.started(student, 0),
+        lambda tracker: tracker.finished(Outcome(student, "oom", failed)),
+    )
+    assert runs_in(store)[2][student.id].info.status == "FAILED"
+    live = (
+        lambda tracker: tracker.started(student, done.provenance.attempt),
+        lambda tracker: tracker.finished(Outcome(student, "done", done)),
+    )
+    track(study, store, *(live if is_live else ()), lambda tracker: tracker.sync(plan))
     client, _, children = runs_in(store)
-    assert children[student.id].info.run_id == first.info.run_id
-    assert set(logged(client, children[student.id]).values()) == {1}
+    assert logged(client, children[student.id]) == all_expected(plan, store)[student.id]
+    assert children[student.id].data.metrics["system/run_seconds"] == done.provenance.seconds
+
+
+def test_a_child_made_again_has_the_curve_that_its_attempt_resumes(tmp_path):
+    study, store = rank_study(ranks=(4,), seeds=1, inits=("random",)), Store(tmp_path)
+    plan = planned(study, store)
+    fill(plan, store, leave_out={run.name for run in plan.of_stage("student")})
+    student = plan.of_stage("student")[0]
+    killed = keep_killed(Job(student, store.root), "its machine is gone")
+    append_rows(store.begin(student.id).folder, [{"step": 4, "loss": 2.5}])
+    track(
+        study,
+        store,
+        lambda tracker: tracker.started(student, 1),
+        lambda tracker: tracker.finished(killed),
+        lambda tracker: tracker.started(student, 2),
+    )
+    client, _, children = runs_in(store)
+    assert logged(client, children[student.id]) == {("loss", 4): 1}
+
+
+def test_what_mlflow_shows_of_a_test_is_the_evaluation_asked_for_last(tmp_path):
+    study, store = rank_study(ranks=(4,), seeds=1, inits=("random",)), Store(tmp_path)
+    evaluate = study.stages["evaluate"]
+    shorter = replace(study, stages={**study.stages, "evaluate": evaluate.but({"items": 50})})
+    for asked in (study, shorter, study):
+        plan = planned(asked, store)
+        fill(plan, store)
+        track(asked, store, lambda tracker, plan=plan: tracker.sync(plan))
+        student = plan.of_stage("student")[0]
+        (evaluation,) = [run for run in plan.of_stage("evaluate") if run.inputs["subject"] == student.id]
+        record = store.record(evaluation.id)
+        assert record is not None
+        assert runs_in(store)[2][student.id].data.metrics["test_loss"] == record.metrics["test_loss"]
 
 
 def test_synced_is_known_without_mlflow_and_ends_with_a_new_record_or_a_lost_database(tmp_path):
@@ -393,6 +443,14 @@ def test_a_driver_killed_after_all_was_told_is_noticed_though_no_record_is_new(t
     wait_until(lambda: runs_in(store)[2][failed.id].info.status == "RUNNING")
     track(study, store, lambda tracker: tracker.sync(plan))
     assert runs_in(store)[2][failed.id].info.status == "FAILED"
+
+
+def test_an_experiment_that_another_store_makes_at_the_same_time_is_looked_for_again(tmp_path):
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client.create_experiment("rank_study")
+    with pytest.raises(MlflowException) as refused:
+        client.create_experiment("rank_study")
+    assert trouble(refused.value, "http://server:5000") == "changed"
 
 
 @pytest.mark.parametrize(
