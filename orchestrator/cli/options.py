@@ -186,9 +186,13 @@ def make_search(options: argparse.Namespace, store: Store) -> tuple[Callable[[],
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that guesses at no highlights, and in a pipe or a file wraps no line that a program may read."""
+    """Return a console that shows every text as it is, such as "[qkvo]_proj", without markup, emoji and highlights.
+
+    In a pipe or a file it wraps no line that a program may read.
+    """
     is_read = not (sys.stderr if stderr else sys.stdout).isatty() and "COLUMNS" not in os.environ
-    return Console(stderr=stderr, highlight=False, width=UNBROKEN if is_read else None)
+    width = UNBROKEN if is_read else None
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
 
 
 def print_json(value: Any) -> None:
