@@ -115,6 +115,21 @@ MISTAKES = {
     "ui of nothing": (nothing, ["ui"], "no MLflow database"),
     "study file that is not there": (nothing, ["sweep", "./mine.py"], "no study file"),
     "study file with a mistake": (data("def build(", "mine.py"), ["sweep", "mine.py"], "mine.py line 1"),
+    "study file that builds with a mistake": (
+        data("def build(scale):\n    return scale.stagse()\n", "mine.py"),
+        ["plan", "mine.py"],
+        "mine.py line 2: AttributeError: 'Scale' object has no attribute 'stagse'",
+    ),
+    "study file that fails at once": (
+        data("\nNOTHING[0]\n", "mine.py"),
+        ["plan", "mine.py"],
+        "mine.py line 2: NameErr",
+    ),
+    "study file whose build takes nothing": (
+        data("def build():\n    pass\n", "mine.py"),
+        ["plan", "mine.py"],
+        "mine.py: TypeError: build() takes 0 positional arguments",
+    ),
     "unknown data": (nothing, ["sweep", "smoke", "--set", "dataset.source=chain_smu"], "chain_sum"),
     "no such file": (nothing, ["sweep", "smoke", *FILE], "train.json"),
     "empty file": (data(""), ["sweep", "smoke", *FILE], "train.json"),
