@@ -140,6 +140,16 @@ def open_store(options: argparse.Namespace) -> Store:
     return Store(root)
 
 
+def existing_store(options: argparse.Namespace) -> Store:
+    """Return the store that `--store` names; raises StoreError if there is none."""
+    from orchestrator.errors import StoreError
+
+    store = open_store(options)
+    if not store.root.is_dir():
+        raise StoreError(f"no store at {store.root}; name one with --store DIR")
+    return store
+
+
 def views_folder(options: argparse.Namespace, store: Store) -> Path:
     """Return the folder of mlflow.db and optuna.journal."""
     return Path(options.views).expanduser().absolute() if options.views else store.root

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from orchestrator.cli.options import add_json, add_store, console, open_store, print_json
+from orchestrator.cli.options import add_json, add_store, console, existing_store, print_json
 from orchestrator.progress import sparkline
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.errors import StoreError
     from orchestrator.lookup import find_run
 
-    store = open_store(options)
+    store = existing_store(options)
     run_id = find_run(options.run, store)
     record = store.record(run_id)
     if record is None:

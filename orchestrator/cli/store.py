@@ -11,8 +11,8 @@ from orchestrator.cli.options import (
     add_study,
     add_tensorboard,
     console,
+    existing_store,
     make_plan,
-    open_store,
     print_json,
     sync_command,
     views_folder,
@@ -51,7 +51,7 @@ def execute_verify(options: argparse.Namespace) -> int:
     """Print what is damaged; exit code 1 if anything is."""
     from orchestrator.identity import sha256_file
 
-    store = open_store(options)
+    store = existing_store(options)
     flaws = {run_id: store.flaws(run_id, sha256_file) for run_id in store.ids()}
     wrong = {run_id: [f"{run_id}/{name} {what}" for name, what in found.items()] for run_id, found in flaws.items()}
     wrong = {run_id: lines for run_id, lines in wrong.items() if lines}
@@ -70,7 +70,7 @@ def execute_gc(options: argparse.Namespace) -> int:
     from orchestrator.gc import collect, drop
     from orchestrator.lookup import find_run
 
-    store, out = open_store(options), console()
+    store, out = existing_store(options), console()
     found = collect(store, weights=options.weights)
     for item in found:
         out.print(f"{item.size / 2**20:>10.1f} MiB  {item.path.relative_to(store.root)}  {item.reason}", soft_wrap=True)
@@ -93,7 +93,7 @@ def execute_sync(options: argparse.Namespace) -> int:
     """Rebuild what the views lack from the records; exit code 1 if MLflow could not be told."""
     from orchestrator.views import Views
 
-    store = open_store(options)
+    store = existing_store(options)
     plan = make_plan(options, store)
     with store.lock(f"store sync {options.study}"):
         folder, command = views_folder(options, store), sync_command(options)

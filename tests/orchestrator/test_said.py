@@ -28,3 +28,8 @@ def test_brackets_in_a_table_are_text(capsys):
     table.add_row(r"target_modules all-linear -> .*\.[qkvo]_proj")
     console().print(table)
     assert r".*\.[qkvo]_proj" in capsys.readouterr().out
+
+
+def test_status_says_where_there_is_no_store(tmp_path, capsys):
+    assert main(["status", "--store", str(tmp_path / "none")]) == 0
+    assert capsys.readouterr().out == f"no store at {tmp_path / 'none'}\n"
