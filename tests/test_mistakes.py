@@ -116,6 +116,12 @@ MISTAKES = {
     "sync without a store": (nothing, ["store", "sync", "smoke"], "no store at "),
     "run that is not there": (data("", "runs/sweep.log"), ["show", "svd r16 s2"], "no run 'svd r16 s2'"),
     "report of nothing": (nothing, ["report", "smoke"], "python -m orchestrator sweep smoke"),
+    "report of nothing with options": (
+        nothing,
+        ["report", "smoke", "--store", "none", "--set", "student.steps=3"],
+        "python -m orchestrator sweep smoke --set student.steps=3 --store none",
+    ),
+    "ui of nothing elsewhere": (nothing, ["ui", "--store", "none"], "python -m orchestrator ui STUDY --store none"),
     "ui of nothing": (nothing, ["ui"], "no MLflow database"),
     "study file that is not there": (nothing, ["sweep", "./mine.py"], "no study file"),
     "study file with a mistake": (data("def build(", "mine.py"), ["sweep", "mine.py"], "mine.py line 1"),

@@ -110,11 +110,16 @@ def add_tensorboard(parser: argparse.ArgumentParser) -> None:
 
 def sync_command(options: argparse.Namespace) -> str:
     """Return the command that brings the views of this study in this store up to date, as a shell takes it."""
+    return command_of(options, "store", "sync")
+
+
+def command_of(options: argparse.Namespace, *verb: str) -> str:
+    """Return the command of this verb for the study and the store that the options name, as a shell takes it."""
     parser = argparse.ArgumentParser(add_help=False)
     add_study(parser)
     add_store(parser)
     words = [word for action in parser._actions for word in _given(action, getattr(options, action.dest))]
-    return shlex.join(["python", "-m", "orchestrator", "store", "sync", *words])
+    return shlex.join(["python", "-m", "orchestrator", *verb, *words])
 
 
 def _given(action: argparse.Action, value: Any) -> list[str]:

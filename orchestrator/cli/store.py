@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
 from orchestrator.cli.options import (
+    DEFAULT_STORE,
     add_json,
     add_store,
     add_study,
@@ -62,6 +64,10 @@ def execute_verify(options: argparse.Namespace) -> int:
             for line in lines:
                 console().print(line, soft_wrap=True)
         console().print(f"{len(store.ids())} runs checked, {len(wrong)} damaged")
+        if wrong:
+            where = ["--store", options.store] if options.store != DEFAULT_STORE else []
+            again = shlex.join(["python", "-m", "orchestrator", "sweep", "STUDY", *where, "--redo", next(iter(wrong))])
+            console().print(f"make one again, with the study that it belongs to: {again}", soft_wrap=True)
     return 1 if wrong else 0
 
 
