@@ -94,7 +94,7 @@ FILE = ["--set", "dataset.source=train.json"]
 BASE = ["--set", "base_model.source=./base"]
 EXPORT = ["export", "--base", "./base", "--tuned", "./base", "--out", "out"]
 MISTAKES = {
-    "unknown verb": (nothing, ["swep", "smoke"], "invalid choice: 'swep'"),
+    "unknown verb": (nothing, ["swep", "smoke"], "did you mean 'sweep'?"),
     "no study": (nothing, ["sweep"], "required: study"),
     "unknown study": (nothing, ["sweep", "rank_stdy"], "Did you mean 'rank_study'? Known: alpha_study"),
     "unknown option": (nothing, ["sweep", "smoke", "--colour"], "unrecognized arguments: --colour"),

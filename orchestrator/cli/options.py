@@ -50,9 +50,10 @@ def add_oversubscribe(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_study(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add the study argument and the options that change it."""
-    parser.add_argument("study", nargs="?" if optional else None, help="a study's name, or the path of your own .py")
+def add_study(parser: argparse.ArgumentParser, *, optional: bool = False, why: str = "") -> None:
+    """Add the study argument and the options that change it; `why` says what an optional study is for."""
+    about = "a study's name, or the path of your own .py" + why
+    parser.add_argument("study", nargs="?" if optional else None, help=about)
     group = parser.add_argument_group("the study")
     group.add_argument("--scale", metavar="NAME", help=f"a named size: {', '.join(SCALES)}")
     group.add_argument(

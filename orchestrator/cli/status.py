@@ -20,7 +20,7 @@ TUNED, ASKED = "once tuned", "once asked for"
 def add(verbs: Any) -> None:
     """Add the verb."""
     parser = verbs.add_parser("status", help="what is done, running and failed", description=__doc__)
-    add_study(parser, optional=True)
+    add_study(parser, optional=True, why=": also counts its runs to come; not with --watch and --follow")
     add_store(parser)
     add_json(parser)
     live = parser.add_argument_group("while a sweep runs").add_mutually_exclusive_group()
