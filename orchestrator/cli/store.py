@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from typing import Any
 
 from orchestrator.cli.options import (
@@ -104,4 +105,7 @@ def execute_sync(options: argparse.Namespace) -> int:
     with store.lock(f"store sync {options.study}"):
         folder, command = views_folder(options, store), sync_command(options)
         views = Views(plan, store, folder, sync=command, tensorboard=options.tensorboard)
-        return 0 if views.complete(look=True) else 1
+        is_complete = views.complete(look=True)
+    if is_complete:
+        sys.stderr.write(f"the views of {plan.study.name} are up to date with the records in {store.root}\n")
+    return 0 if is_complete else 1
