@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 
 from orchestrator.errors import UnknownName, UserError
@@ -26,7 +27,9 @@ def matching(text: str, names: Mapping[str, str], where: str) -> str:
         run_id for run_id in names if run_id.startswith(text) or run_id.rpartition("-")[2].startswith(text)
     ]
     if not found:
-        raise UnknownName(f"no run {text!r} in {where}", sorted(names.values())[:20], text, "Runs, for example")
+        near = difflib.get_close_matches(text, sorted(names.values()), n=1)
+        examples = [*near, *sorted(names.values())[:20]]
+        raise UnknownName(f"no run {text!r} in {where}", examples, text, "Runs, for example")
     if len(found) > 1:
         raise UserError(f"{text!r} is {len(found)} runs: {', '.join(sorted(found)[:4])}, ...; give more of the id")
     return found[0]

@@ -109,6 +109,15 @@ def lock(plan: Plan, store: Store) -> Locked:
     return new
 
 
+def compared(plan: Plan, store: Store) -> tuple[Locked, list[str]] | None:
+    """Return the locked design and what differs from it in this plan; None if there is none, or nothing is compared."""
+    locked = read(store, plan.study.name)
+    if locked is None or not plan.outlook.of_stage(plan.study.compared_stage):
+        return None
+    now = describe(first(plan), store)
+    return (locked, list(differences(locked, now))) if now is not None else None
+
+
 def describe(plan: Plan, store: Store) -> Locked | None:
     """Return the design as it is now, as it would be locked; None where there is nothing to lock."""
     design = design_of(plan)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import search_spaces
 from orchestrator.changes import UNCHANGED, Changes, changed
-from orchestrator.errors import UnknownName, UserError
+from orchestrator.errors import InputError, UnknownName, UserError
 from orchestrator.rehearsal import REPETITION, rehearse
 from orchestrator.study import Origin, Study, repeats
 from search_spaces.scales import SCALES
@@ -41,7 +43,8 @@ def load(study: str, changes: Changes = UNCHANGED) -> Study:
     if scale_name not in SCALES:
         raise UnknownName(f"no scale named {scale_name!r}", SCALES, scale_name)
     scale = SCALES[scale_name]
-    built = module.build(scale)
+    with _mistakes_in(module):
+        built = module.build(scale)
     if not isinstance(built, Study):
         raise UserError(f"{study}: build(scale) returned a {type(built).__name__}, not an orchestrator.study.Study")
     if not NAME.fullmatch(built.name):
@@ -74,7 +77,8 @@ def _module_of_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _mistakes_in(module):
+            spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path} line {error.lineno}: {error.msg}") from None
     except ImportError as error:
@@ -82,6 +86,25 @@ def _module_of_file(path: Path) -> ModuleType:
     if not callable(getattr(module, "build", None)):
         raise UserError(f"{path} defines no build(scale) that returns a Study; search_spaces/rank_study.py is one")
     return module
+
+
+@contextlib.contextmanager
+def _mistakes_in(module: ModuleType) -> Iterator[None]:
+    """Turn what goes wrong in a user's own file into a line that names its place; a built-in study keeps its traceback.
+
+    What names itself already passes: our mistakes, and what cannot be parsed or imported.
+    """
+    try:
+        yield
+    except (InputError, SyntaxError, ImportError):
+        raise
+    except Exception as error:
+        path = module.__file__
+        if not module.__name__.startswith(USER) or path is None:
+            raise
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f"{path} line {lines[-1]}" if lines else path
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _summary(path: Path) -> str:

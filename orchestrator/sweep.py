@@ -341,3 +341,11 @@ def failures(outcomes: Sequence[Outcome]) -> list[str]:
 def elapsed(seconds: float, store: Path) -> str:
     """Return the line that ends a sweep."""
     return f"{duration(seconds)}; everything is in {store}"
+
+
+def stopped(seconds: float, plan: Plan, store: Store) -> str:
+    """Return the line that ends a sweep that was stopped by a signal."""
+    runs = plan.outlook.runs
+    done = sum(store.is_finished(run.id) for run in runs)
+    finished = f"{done} of {len(runs)} runs finished in {store.root}"
+    return f"{duration(seconds)}; stopped with {finished}; the same command goes on"

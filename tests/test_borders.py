@@ -49,7 +49,7 @@ def run(arguments, folder):
         (["status", "rank_study"], 0),
         (["report", "rank_study"], 2),
         (["show", "svd r16 s2"], 2),
-        (["store", "verify"], 0),
+        (["store", "verify"], 2),
         (["sweep", "rank_stdy"], 2),
     ],
 )

@@ -94,7 +94,7 @@ FILE = ["--set", "dataset.source=train.json"]
 BASE = ["--set", "base_model.source=./base"]
 EXPORT = ["export", "--base", "./base", "--tuned", "./base", "--out", "out"]
 MISTAKES = {
-    "unknown verb": (nothing, ["swep", "smoke"], "invalid choice: 'swep'"),
+    "unknown verb": (nothing, ["swep", "smoke"], "did you mean 'sweep'?"),
     "no study": (nothing, ["sweep"], "required: study"),
     "unknown study": (nothing, ["sweep", "rank_stdy"], "Did you mean 'rank_study'? Known: alpha_study"),
     "unknown option": (nothing, ["sweep", "smoke", "--colour"], "unrecognized arguments: --colour"),
@@ -110,11 +110,36 @@ MISTAKES = {
     "no value": (nothing, ["sweep", "smoke", "--set", "student.steps"], "STAGE.SETTING=VALUE"),
     "warm-up longer than training": (nothing, ["sweep", "smoke", "--set", "student.warmup_steps=99"], "warm up"),
     "redo of an unknown run": (nothing, ["sweep", "smoke", "--redo", "svd r99 s1"], "no run 'svd r99 s1'"),
-    "run that is not there": (nothing, ["show", "svd r16 s2"], "no run 'svd r16 s2'"),
+    "show without a store": (nothing, ["show", "svd r16 s2"], "no store at "),
+    "verify without a store": (nothing, ["store", "verify", "--store", "NONE"], "NONE; name one with --store DIR"),
+    "gc without a store": (nothing, ["store", "gc"], "no store at "),
+    "sync without a store": (nothing, ["store", "sync", "smoke"], "no store at "),
+    "run that is not there": (data("", "runs/sweep.log"), ["show", "svd r16 s2"], "no run 'svd r16 s2'"),
     "report of nothing": (nothing, ["report", "smoke"], "python -m orchestrator sweep smoke"),
+    "report of nothing with options": (
+        nothing,
+        ["report", "smoke", "--store", "none", "--set", "student.steps=3"],
+        "python -m orchestrator sweep smoke --set student.steps=3 --store none",
+    ),
+    "ui of nothing elsewhere": (nothing, ["ui", "--store", "none"], "python -m orchestrator ui STUDY --store none"),
     "ui of nothing": (nothing, ["ui"], "no MLflow database"),
     "study file that is not there": (nothing, ["sweep", "./mine.py"], "no study file"),
     "study file with a mistake": (data("def build(", "mine.py"), ["sweep", "mine.py"], "mine.py line 1"),
+    "study file that builds with a mistake": (
+        data("def build(scale):\n    return scale.stagse()\n", "mine.py"),
+        ["plan", "mine.py"],
+        "mine.py line 2: AttributeError: 'Scale' object has no attribute 'stagse'",
+    ),
+    "study file that fails at once": (
+        data("\nNOTHING[0]\n", "mine.py"),
+        ["plan", "mine.py"],
+        "mine.py line 2: NameErr",
+    ),
+    "study file whose build takes nothing": (
+        data("def build():\n    pass\n", "mine.py"),
+        ["plan", "mine.py"],
+        "mine.py: TypeError: build() takes 0 positional arguments",
+    ),
     "unknown data": (nothing, ["sweep", "smoke", "--set", "dataset.source=chain_smu"], "chain_sum"),
     "no such file": (nothing, ["sweep", "smoke", *FILE], "train.json"),
     "empty file": (data(""), ["sweep", "smoke", *FILE], "train.json"),

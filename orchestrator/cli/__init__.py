@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -26,6 +28,8 @@ A run that is finished is never executed again; to resume after anything at all,
 Results go to stdout, progress to stderr. Exit codes: 0 done, 1 some runs failed, 2 a mistake in the command,
 130, 138 or 143 stopped by SIGINT, SIGUSR1 or SIGTERM.
 """
+CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+"""What argparse says of a word that is none of those it knows."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +37,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, and where to read more; exit code 2."""
+        if chosen := CHOICE.search(message):
+            near = difflib.get_close_matches(chosen[1], re.findall(r"[\w-]+", chosen[2]), n=1)
+            message += f"; did you mean {near[0]!r}?" if near else ""
         self.exit(2, f"orchestrator: {message}; see {self.prog} --help\n")
 
 

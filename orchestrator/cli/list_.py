@@ -18,6 +18,7 @@ def add(verbs: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Print every study with its question, and every scale."""
     from rich.table import Table
+    from rich.text import Text
 
     from orchestrator import studies
 
@@ -27,7 +28,7 @@ def execute(options: argparse.Namespace) -> int:
         return 0
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, line in rows.items():
-        table.add_row(f"[bold]{name}[/bold]", line)
+        table.add_row(Text(name, style="bold"), line)
     table.add_row("", "")
     for name, line in studies.scales():
         table.add_row(f"--scale {name}", line)

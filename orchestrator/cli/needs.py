@@ -58,7 +58,7 @@ class Needs:
         out.print()
         if any(item.need is not None for item in self.memory):
             out.print(_memory(self))
-        out.print(f"[dim]{_legend(self)}[/dim]")
+        out.print(_legend(self), style="dim")
 
     def json(self) -> list[dict[str, Any]]:
         """Return one object a stage: runs, placement group, memory of a worker and disk, in bytes."""

@@ -50,9 +50,10 @@ def add_oversubscribe(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_study(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add the study argument and the options that change it."""
-    parser.add_argument("study", nargs="?" if optional else None, help="a study's name, or the path of your own .py")
+def add_study(parser: argparse.ArgumentParser, *, optional: bool = False, why: str = "") -> None:
+    """Add the study argument and the options that change it; `why` says what an optional study is for."""
+    about = "a study's name, or the path of your own .py" + why
+    parser.add_argument("study", nargs="?" if optional else None, help=about)
     group = parser.add_argument_group("the study")
     group.add_argument("--scale", metavar="NAME", help=f"a named size: {', '.join(SCALES)}")
     group.add_argument(
@@ -110,11 +111,16 @@ def add_tensorboard(parser: argparse.ArgumentParser) -> None:
 
 def sync_command(options: argparse.Namespace) -> str:
     """Return the command that brings the views of this study in this store up to date, as a shell takes it."""
+    return command_of(options, "store", "sync")
+
+
+def command_of(options: argparse.Namespace, *verb: str) -> str:
+    """Return the command of this verb for the study and the store that the options name, as a shell takes it."""
     parser = argparse.ArgumentParser(add_help=False)
     add_study(parser)
     add_store(parser)
     words = [word for action in parser._actions for word in _given(action, getattr(options, action.dest))]
-    return shlex.join(["python", "-m", "orchestrator", "store", "sync", *words])
+    return shlex.join(["python", "-m", "orchestrator", *verb, *words])
 
 
 def _given(action: argparse.Action, value: Any) -> list[str]:
@@ -138,6 +144,16 @@ def open_store(options: argparse.Namespace) -> Store:
     if root.exists() and not root.is_dir():
         raise StoreError(f"the store {root} is a file; name a folder with --store DIR")
     return Store(root)
+
+
+def existing_store(options: argparse.Namespace) -> Store:
+    """Return the store that `--store` names; raises StoreError if there is none."""
+    from orchestrator.errors import StoreError
+
+    store = open_store(options)
+    if not store.root.is_dir():
+        raise StoreError(f"no store at {store.root}; name one with --store DIR")
+    return store
 
 
 def views_folder(options: argparse.Namespace, store: Store) -> Path:
@@ -186,9 +202,13 @@ def make_search(options: argparse.Namespace, store: Store) -> tuple[Callable[[],
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that guesses at no highlights, and in a pipe or a file wraps no line that a program may read."""
+    """Return a console that shows every text as it is, such as "[qkvo]_proj", without markup, emoji and highlights.
+
+    In a pipe or a file it wraps no line that a program may read.
+    """
     is_read = not (sys.stderr if stderr else sys.stdout).isatty() and "COLUMNS" not in os.environ
-    return Console(stderr=stderr, highlight=False, width=UNBROKEN if is_read else None)
+    width = UNBROKEN if is_read else None
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
 
 
 def print_json(value: Any) -> None:

@@ -6,6 +6,7 @@ Also whether the design can conclude. Exit code 2 if a run cannot fit the memory
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.options import (
@@ -42,26 +43,49 @@ def add(verbs: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the decisions, their cost and the state of the design; touch nothing but the lock that is asked for."""
-    from orchestrator.cli.planned import Planned
+    from orchestrator.cli.planned import Planned, line
 
     store = open_store(options)
     found = Planned.of(make_plan(options, store), store, oversubscribe=options.oversubscribe)
-    locked = _lock(found.plan, store) if options.lock else ""
+    locked = _lock(found.plan, store) if options.lock else _compared(found.plan, store)
     if options.json:
-        print_json({**({"locked": locked} if locked else {}), **found.json()})
+        said = {"locked" if options.lock else "lock": locked.text, "is_as_locked": locked.is_same} if locked else {}
+        print_json({**said, **found.json()})
         return found.needs.answer()
     out = console()
     found.print(out, everything=options.all)
     if locked:
-        out.print(f"ok     lock           {locked}")
+        out.print(line("lock", locked.text, is_ok=locked.is_ok))
     answer = found.needs.answer()
     found.print_warnings(out)
     return answer
 
 
-def _lock(plan: Plan, store: Store) -> str:
+@dataclass(frozen=True)
+class Lock:
+    """What is said of the lock; `is_ok` if this is the design that was locked, and before any result."""
+
+    text: str
+    is_same: bool
+    is_ok: bool
+
+
+def _lock(plan: Plan, store: Store) -> Lock:
     """Lock the design; say when and where."""
     from orchestrator import preregistration
 
     locked = preregistration.lock(plan, store)
-    return f"{locked.when}: {preregistration.path_of(store, plan.study.name)}"
+    return Lock(f"{locked.when}: {preregistration.path_of(store, plan.study.name)}", True, not locked.finished)
+
+
+def _compared(plan: Plan, store: Store) -> Lock | None:
+    """Say whether this is the design that was locked, and what differs; None where none was."""
+    from orchestrator import preregistration
+
+    found = preregistration.compared(plan, store)
+    if found is None:
+        return None
+    locked, changes = found
+    if not changes:
+        return Lock(f"as {locked.when}", True, not locked.finished)
+    return Lock(f"differs in {'; '.join(changes)} ({locked.when}); the report lists what differs", False, False)

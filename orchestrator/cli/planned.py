@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.advice import Advice, advise
 from orchestrator.cli.needs import Needs, limits_of
@@ -70,7 +71,7 @@ class Planned:
     def print(self, out: Console, *, everything: bool) -> None:
         """Print it, but for the warnings, which come after the answer; `everything`: every run, however many."""
         plan = self.plan
-        out.print(f"[bold]{plan.study.name}[/bold] at scale {plan.study.scale}: {plan.study.description}\n")
+        out.print(Text.assemble((plan.study.name, "bold"), f" at scale {plan.study.scale}: {plan.study.description}\n"))
         out.print(_table_of(self.decisions, everything=everything))
         self.needs.print(out)
         if len(plan.open) < len(plan.selections):
@@ -79,7 +80,7 @@ class Planned:
             out.print(f"\n{expected_line(plan, {run.id for run in _missing(self.decisions)})}")
         out.print(f"\n{self._total()}")
         for item in self.advice:
-            out.print(f"{'ok' if item.is_ok else '[yellow]note[/yellow]':<6} {item.topic:<14} {item.text}")
+            out.print(line(item.topic, item.text, is_ok=item.is_ok))
 
     def print_warnings(self, out: Console) -> None:
         """Print what might not fit into memory, and which trainables' sources have changed."""
@@ -88,7 +89,7 @@ class Planned:
             ("source", changed_sources(self.plan, self.store)),
         ):
             for warning in warnings:
-                out.print(f"[yellow]note[/yellow]   {topic:<14} {warning}")
+                out.print(line(topic, warning, is_ok=False))
 
     def _total(self) -> str:
         """Say how many runs are ahead, how long they take and what disk they take."""
@@ -97,6 +98,14 @@ class Planned:
         size = self.needs.disk_gib
         disk = "disk unknown" if size is None else f"at most {max(size, 0.1):.1f} GiB of disk"
         return f"{len(self.ahead)} runs: {_time(self.cost, self.ahead)}, {disk}"
+
+
+def line(topic: str, text: str, *, is_ok: bool) -> Text:
+    """Return a line on a topic: "ok" where all is well, else a note."""
+    said = Text(f"{'ok' if is_ok else 'note':<6} {topic:<14} {text}")
+    if not is_ok:
+        said.stylize("yellow", 0, len("note"))
+    return said
 
 
 def _missing(decisions: Sequence[Decision]) -> list[Run]:

@@ -25,6 +25,7 @@ from orchestrator.cli.options import (
     add_json,
     add_store,
     add_study,
+    command_of,
     console,
     make_plan,
     open_store,
@@ -88,7 +89,7 @@ def execute(options: argparse.Namespace) -> int:
         _refuse_empty_search(options, plan, store)
         raise UserError(
             f"nothing to compare of {plan.study.name} (scale {plan.study.scale}) is finished in {store.root}; "
-            f"run it with: python -m orchestrator sweep {options.study}"
+            f"run it with: {command_of(options, 'sweep')}"
         )
     if options.figure:
         return _draw(options, views)
@@ -149,7 +150,7 @@ def _refuse_empty_search(options: argparse.Namespace, plan: Plan, store: Store) 
     if plan.study.search is not None:
         raise UserError(
             f"no point of {plan.study.name} (scale {plan.study.scale}) is done in {store.root}; "
-            f"run it with: python -m orchestrator sweep {options.study}"
+            f"run it with: {command_of(options, 'sweep')}"
         )
 
 

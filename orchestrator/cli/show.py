@@ -7,7 +7,9 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.options import add_json, add_store, console, open_store, print_json
+from rich.text import Text
+
+from orchestrator.cli.options import add_json, add_store, console, existing_store, print_json
 from orchestrator.progress import sparkline
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.errors import StoreError
     from orchestrator.lookup import find_run
 
-    store = open_store(options)
+    store = existing_store(options)
     run_id = find_run(options.run, store)
     record = store.record(run_id)
     if record is None:
@@ -50,9 +52,8 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _print(out: Console, record: Record, folder: Path) -> None:
-    out.print(
-        f"[bold]{record.name}[/bold]  {record.id}  {record.status}" + (f": {record.error}" if record.error else "")
-    )
+    said = f"  {record.id}  {record.status}" + (f": {record.error}" if record.error else "")
+    out.print(Text.assemble((record.name, "bold"), said))
     _section(out, "config", record.settings)
     _section(out, "inputs", record.inputs)
     _section(out, "metrics", record.metrics)
@@ -73,7 +74,7 @@ def _print(out: Console, record: Record, folder: Path) -> None:
             "packages": packages,
         },
     )
-    out.print(f"\n[bold]files[/bold] in {folder}", soft_wrap=True)
+    out.print(Text.assemble(("\nfiles", "bold"), f" in {folder}"), soft_wrap=True)
     for name, file in record.files.items():
         out.print(f"  {name:<40} {file.size:>14,} bytes")
 
@@ -81,19 +82,19 @@ def _print(out: Console, record: Record, folder: Path) -> None:
 def _section(out: Console, title: str, values: dict[str, Any]) -> None:
     if not values:
         return
-    out.print(f"\n[bold]{title}[/bold]")
+    out.print(f"\n{title}", style="bold")
     for name, value in values.items():
         shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-        out.print(f"  {name:<26} {shown}", markup=False, soft_wrap=True)
+        out.print(f"  {name:<26} {shown}", soft_wrap=True)
 
 
 def _print_answers(out: Console, path: Path) -> None:
     if not path.is_file():
         return
-    out.print("\n[bold]answers[/bold]")
+    out.print("\nanswers", style="bold")
     with path.open() as stream:
         for line in islice(stream, SAMPLES):
             answer = json.loads(line)
             mark = {True: "right", False: "wrong", None: ""}[answer.get("correct")]
             shown = f"{answer['prompt'][-60:]!r} -> {answer['given'][:40]!r} ({answer['reference']!r})"
-            out.print(f"  {mark:<6} {shown}", markup=False, soft_wrap=True)
+            out.print(f"  {mark:<6} {shown}", soft_wrap=True)

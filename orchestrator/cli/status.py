@@ -20,7 +20,7 @@ TUNED, ASKED = "once tuned", "once asked for"
 def add(verbs: Any) -> None:
     """Add the verb."""
     parser = verbs.add_parser("status", help="what is done, running and failed", description=__doc__)
-    add_study(parser, optional=True)
+    add_study(parser, optional=True, why=": also counts its runs to come; not with --watch and --follow")
     add_store(parser)
     add_json(parser)
     live = parser.add_argument_group("while a sweep runs").add_mutually_exclusive_group()
@@ -53,7 +53,8 @@ def execute(options: argparse.Namespace) -> int:
         )
         return 0
     out = console()
-    out.print(f"{store.root}: {'in use by ' + holder if holder else 'no sweep is running'}")
+    state = f"{store.root}: {'in use by ' + holder if holder else 'no sweep is running'}"
+    out.print(state if store.root.is_dir() else f"no store at {store.root}")
     for stage, count in counts.items():
         out.print(f"  {stage:<12} " + "  ".join(f"{number} {status}" for status, number in count.items()))
     for item in running:

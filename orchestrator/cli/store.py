@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from typing import Any
 
 from orchestrator.cli.options import (
+    DEFAULT_STORE,
     add_json,
     add_store,
     add_study,
     add_tensorboard,
     console,
+    existing_store,
     make_plan,
-    open_store,
     print_json,
     sync_command,
     views_folder,
@@ -51,7 +54,7 @@ def execute_verify(options: argparse.Namespace) -> int:
     """Print what is damaged; exit code 1 if anything is."""
     from orchestrator.identity import sha256_file
 
-    store = open_store(options)
+    store = existing_store(options)
     flaws = {run_id: store.flaws(run_id, sha256_file) for run_id in store.ids()}
     wrong = {run_id: [f"{run_id}/{name} {what}" for name, what in found.items()] for run_id, found in flaws.items()}
     wrong = {run_id: lines for run_id, lines in wrong.items() if lines}
@@ -62,6 +65,10 @@ def execute_verify(options: argparse.Namespace) -> int:
             for line in lines:
                 console().print(line, soft_wrap=True)
         console().print(f"{len(store.ids())} runs checked, {len(wrong)} damaged")
+        if wrong:
+            where = ["--store", options.store] if options.store != DEFAULT_STORE else []
+            again = shlex.join(["python", "-m", "orchestrator", "sweep", "STUDY", *where, "--redo", next(iter(wrong))])
+            console().print(f"make one again, with the study that it belongs to: {again}", soft_wrap=True)
     return 1 if wrong else 0
 
 
@@ -70,7 +77,7 @@ def execute_gc(options: argparse.Namespace) -> int:
     from orchestrator.gc import collect, drop
     from orchestrator.lookup import find_run
 
-    store, out = open_store(options), console()
+    store, out = existing_store(options), console()
     found = collect(store, weights=options.weights)
     for item in found:
         out.print(f"{item.size / 2**20:>10.1f} MiB  {item.path.relative_to(store.root)}  {item.reason}", soft_wrap=True)
@@ -93,9 +100,12 @@ def execute_sync(options: argparse.Namespace) -> int:
     """Rebuild what the views lack from the records; exit code 1 if MLflow could not be told."""
     from orchestrator.views import Views
 
-    store = open_store(options)
+    store = existing_store(options)
     plan = make_plan(options, store)
     with store.lock(f"store sync {options.study}"):
         folder, command = views_folder(options, store), sync_command(options)
         views = Views(plan, store, folder, sync=command, tensorboard=options.tensorboard)
-        return 0 if views.complete(look=True) else 1
+        is_complete = views.complete(look=True)
+    if is_complete:
+        sys.stderr.write(f"the views of {plan.study.name} are up to date with the records in {store.root}\n")
+    return 0 if is_complete else 1

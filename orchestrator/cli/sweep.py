@@ -67,6 +67,7 @@ def execute(options: argparse.Namespace) -> int:
     from orchestrator.live.reporter import Reporter
     from orchestrator.live.screen import suits
     from orchestrator.search.asking import Asking
+    from orchestrator.signals import STOPPED_BY
     from orchestrator.views import Views
 
     begun = time.monotonic()
@@ -102,7 +103,9 @@ def execute(options: argparse.Namespace) -> int:
     table = views.report()
     if table is not None:
         table.show(console())
-    say(sweep.elapsed(time.monotonic() - begun, store.root))
+    seconds = time.monotonic() - begun
+    is_stopped = code in STOPPED_BY.values()
+    say(sweep.stopped(seconds, views.plan, store) if is_stopped else sweep.elapsed(seconds, store.root))
     return code
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.options import add_store, add_study, console, make_plan, open_store, views_folder
+from orchestrator.cli.options import add_store, add_study, command_of, console, make_plan, open_store, views_folder
 from orchestrator.errors import UserError
 from orchestrator.signals import STOPPED_BY, listening
 
@@ -48,7 +48,8 @@ def execute(options: argparse.Namespace) -> int:
         _update(options, store, views)
     database = views / "mlflow.db"
     if not database.is_file():
-        raise UserError(f"no MLflow database {database}; make it of the records with: python -m orchestrator ui STUDY")
+        again = command_of(argparse.Namespace(**{**vars(options), "study": "STUDY"}), "ui")
+        raise UserError(f"no MLflow database {database}; make it of the records with: {again}")
     if not options.study:
         _complete_all(options, store, views)
     return _serve(database, options.port)

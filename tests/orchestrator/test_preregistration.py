@@ -110,3 +110,30 @@ def test_how_settings_are_selected_is_locked_and_other_tuning_seeds_are_a_deviat
     more = planned(study.with_setting("student", "learning_rate", rule.with_seeds(5)), store)
     with pytest.raises(UserError, match=r"tuning seeds of student.learning_rate: locked 101, 102, 103, 104, 2 start"):
         preregistration.lock(more, store)
+
+
+def test_a_plan_says_whether_its_design_is_as_locked(tmp_path, capsys):
+    command = ["plan", "rank_study", "--scale", "tiny", "--store", str(tmp_path / "s")]
+    assert main(command) == 0
+    assert " lock " not in capsys.readouterr().out
+    assert main([*command, "--lock"]) == 0
+    assert "ok     lock           locked on" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "ok     lock           as locked on" in capsys.readouterr().out
+    assert main([*command, "--set", "student.steps=10"]) == 0
+    assert "note   lock           differs in steps: locked 20, now 10 (locked on" in capsys.readouterr().out
+    assert main([*command, "--set", "student.steps=10", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["is_as_locked"] is False
+    assert main([*command, "--until", "teacher"]) == 0
+    assert " lock " not in capsys.readouterr().out
+
+
+def test_a_lock_after_results_is_a_note(tmp_path, capsys):
+    command = ["plan", "rank_study", "--scale", "tiny", "--store", str(tmp_path / "s")]
+    assert main([*command, "--lock"]) == 0
+    path = tmp_path / "s/reports/rank_study/design.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "finished": 3}))
+    capsys.readouterr()
+    for way, said in (([], "as locked on"), (["--lock"], "locked on")):
+        assert main([*command, *way]) == 0
+        assert f"note   lock           {said}" in capsys.readouterr().out

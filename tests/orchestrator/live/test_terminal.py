@@ -159,6 +159,8 @@ def test_a_sweep_through_ray_is_watched_followed_resized_and_stopped(terminal, t
     os.killpg(sweep.process.pid, signal.SIGINT)
     assert sweep.end() == 130
     assert "stopping: the running runs leave a checkpoint" in sweep.lasting()
+    assert re.search(r"stopped with \d of \d+ runs finished in .*; the same command goes on", sweep.lasting())
+    assert "everything is in" not in sweep.lasting()
     assert watcher.end() == 0
     assert follower.end() == 0
     assert "waiting for teacher-" in follower.shown or "step 0" in follower.shown
