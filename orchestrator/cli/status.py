@@ -54,7 +54,7 @@ def execute(options: argparse.Namespace) -> int:
         return 0
     out = console()
     state = f"{store.root}: {'in use by ' + holder if holder else 'no sweep is running'}"
-    out.print(state if store.root.is_dir() else f"no store at {store.root}")
+    out.print(state if store.root.is_dir() else f"no store at {store.root}", soft_wrap=True)
     for stage, count in counts.items():
         out.print(f"  {stage:<12} " + "  ".join(f"{number} {status}" for status, number in count.items()))
     for item in running:

@@ -115,7 +115,7 @@ def make_backend(options: argparse.Namespace, tell: Callable[[str], None]) -> Ba
         from cluster.local import LocalBackend
 
         return LocalBackend()
-    tell("starting Ray" if options.address is None else f"joining the Ray cluster {options.address}")
+    tell("starting workers" if options.address is None else f"joining the cluster at {options.address}")
     from cluster.tune import TuneBackend
 
     return TuneBackend(address=options.address, tell=tell)
