@@ -66,6 +66,16 @@ def decide(plan: Plan, store: Store) -> list[Decision]:
     return decisions
 
 
+def to_run(decisions: Iterable[Decision]) -> list[Run]:
+    """Return the runs that are to be executed."""
+    return [item.run for item in decisions if item.action == "run"]
+
+
+def damaged_among(decisions: Sequence[Decision]) -> list[str]:
+    """Return the runs whose files are damaged."""
+    return [item.run.id for item in decisions if item.is_damaged]
+
+
 ENDED = {"diverged": "diverged", "pruned": "was pruned"}
 
 

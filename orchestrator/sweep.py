@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import leftovers
 from cluster.base import Backend, Outcome
-from orchestrator.decisions import Action, Decision, changed_sources, decide
+from orchestrator.account import failures, opening
+from orchestrator.decisions import Decision, damaged_among, decide, to_run
 from orchestrator.durable import is_full, no_space
 from orchestrator.errors import UserError
 from orchestrator.estimate import available_cpus, costed, critical_path_s, refuse_full_disk, seconds_by_stage
 from orchestrator.live.reporter import Reporter
 from orchestrator.memory import disk, fit
-from orchestrator.outlook import blocked, expected_line, made
+from orchestrator.outlook import blocked, made
 from orchestrator.plan import Plan, Run
-from orchestrator.progress import duration
 from orchestrator.record import FINAL
 from orchestrator.signals import STOPPED_BY, listening
 from orchestrator.store import Store
@@ -32,8 +31,6 @@ from trainables.base import InputError, Progress
 if TYPE_CHECKING:
     from orchestrator.search.asking import Asking
     from orchestrator.views import Views
-
-ACTIONS: tuple[Action, ...] = ("cached", "run", "skipped")
 
 
 def check(plan: Plan, store: Store, again: Collection[str] = ()) -> None:
@@ -78,7 +75,7 @@ class Sweep:
     def execute(self, decisions: Sequence[Decision]) -> int:
         """Run what is to be run; return the exit code."""
         self.seconds = seconds_by_stage(self.store, set(self.plan.study.stages))
-        runs, expected = self._weighed(_to_run(decisions))
+        runs, expected = self._weighed(to_run(decisions))
         self.missing, self.known = runs, {run.id for run in self.plan.runs}
         self.preparing = {run.id for run in runs if run.find_trainable().prepares}
         memory = fit.estimate(self.plan.outlook, [*runs, *expected], self.store)
@@ -224,9 +221,9 @@ def run(
     decisions = decide(plan, store)
     check(plan, store, damaged_among(decisions))
     is_asking = asking is not None and bool(plan.expected)
-    if not forget and not is_asking and not _to_run(decisions):
+    if not forget and not is_asking and not to_run(decisions):
         return _complete(plan, store, decisions, views=views, command=command, wait=wait, say=say)
-    memory = fit.estimate(plan.outlook, [*_to_run(decisions), *plan.expected], store)
+    memory = fit.estimate(plan.outlook, [*to_run(decisions), *plan.expected], store)
     fit.refuse(memory, limits)
     lock = store.lock(command, wait=wait, waiting=lambda holder: say(f"waiting for {holder}"))
     with space(store), lock as former:
@@ -254,10 +251,6 @@ def run(
     return code
 
 
-def _to_run(decisions: Sequence[Decision]) -> list[Run]:
-    return [item.run for item in decisions if item.action == "run"]
-
-
 def _complete(
     plan: Plan,
     store: Store,
@@ -279,13 +272,6 @@ def _complete(
     return 1 if plan.expected or is_short else 0
 
 
-def opening(plan: Plan, store: Store, decisions: Sequence[Decision]) -> list[str]:
-    """Return what a sweep says before its first run: what it will execute and why, and what to know of the rest."""
-    waiting = expected_line(plan, {run.id for run in _to_run(decisions)})
-    expected = [waiting] if waiting else []
-    return [*summary(decisions), *expected, *damages(decisions), *changed_sources(plan, store)]
-
-
 @contextlib.contextmanager
 def space(store: Store) -> Iterator[None]:
     """Turn what comes of a full disk, in records or in views, into the one line that it is."""
@@ -295,57 +281,3 @@ def space(store: Store) -> Iterator[None]:
         if is_full(error):
             raise no_space(store.root) from None
         raise
-
-
-def summary(decisions: Sequence[Decision]) -> list[str]:
-    """Return a line per stage: how many runs are cached, how many will run, and the commonest reason."""
-    lines = []
-    stages = dict.fromkeys(item.run.stage for item in decisions)
-    for stage in stages:
-        of_stage = [item for item in decisions if item.run.stage == stage]
-        counts = Counter(item.action for item in of_stage)
-        reasons = Counter(item.reason for item in of_stage if item.action == "run").most_common(2)
-        shown = "; ".join(reason if count == 1 else f"{reason} ({count})" for reason, count in reasons)
-        numbers = "  ".join(f"{counts[action]:>4} {action}" for action in ACTIONS if counts[action])
-        lines.append(f"{stage:<12} {numbers}  {shown}".rstrip())
-    return lines
-
-
-def damaged_among(decisions: Sequence[Decision]) -> list[str]:
-    """Return the runs whose files are damaged."""
-    return [item.run.id for item in decisions if item.is_damaged]
-
-
-def damages(decisions: Sequence[Decision]) -> list[str]:
-    """Return a line per damaged artefact."""
-    return [f"{item.run.id} ({item.run.name}) {item.reason}; made again" for item in decisions if item.is_damaged]
-
-
-def failures(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return one line per stage with failures: how many, the first of them, and its log."""
-    lines = []
-    by_stage: Mapping[str, list[Outcome]] = {outcome.run.stage: [] for outcome in outcomes}
-    for outcome in outcomes:
-        if outcome.status in ("failed", "oom", "killed"):
-            by_stage[outcome.run.stage].append(outcome)
-    for stage, bad in by_stage.items():
-        if bad:
-            first = bad[0]
-            log = f"; log: {first.log}" if first.log else ""
-            lines.append(
-                f"{len(bad)} of the {stage} runs failed; first: {first.run.id} ({first.run.name}) {first.because}{log}"
-            )
-    return lines
-
-
-def elapsed(seconds: float, store: Path) -> str:
-    """Return the line that ends a sweep."""
-    return f"{duration(seconds)}; everything is in {store}"
-
-
-def stopped(seconds: float, plan: Plan, store: Store) -> str:
-    """Return the line that ends a sweep that was stopped by a signal."""
-    runs = plan.outlook.runs
-    done = sum(store.is_finished(run.id) for run in runs)
-    finished = f"{done} of {len(runs)} runs finished in {store.root}"
-    return f"{duration(seconds)}; stopped with {finished}; the same command goes on"

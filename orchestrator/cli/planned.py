@@ -12,14 +12,14 @@ from rich.text import Text
 
 from orchestrator.advice import Advice, advise
 from orchestrator.cli.needs import Needs, limits_of
-from orchestrator.decisions import Decision, changed_sources, decide
+from orchestrator.decisions import Decision, changed_sources, damaged_among, decide, to_run
 from orchestrator.estimate import Estimate, available_cpus, estimate
 from orchestrator.outlook import expected_line
 from orchestrator.plan import Plan, Run
 from orchestrator.progress import duration
 from orchestrator.selection import Selection
 from orchestrator.store import Store
-from orchestrator.sweep import check, damaged_among
+from orchestrator.sweep import check
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,7 @@ class Planned:
         """Look at a plan; raises InputError or UserError for what is known to be wrong with it."""
         decisions = decide(plan, store)
         check(plan.outlook, store, damaged_among(decisions))
-        ahead = [*_missing(decisions), *plan.expected]
+        ahead = [*to_run(decisions), *plan.expected]
         cost = estimate(ahead, store, cpus=available_cpus())
         limits = limits_of(plan, cpus=available_cpus(), oversubscribe=oversubscribe)
         return cls(plan, store, decisions, cost, Needs.of(plan.outlook, ahead, store, limits), advise(plan))
@@ -52,7 +52,7 @@ class Planned:
     @property
     def ahead(self) -> list[Run]:
         """The runs that a sweep would execute: those that are missing, and those that wait for a selection."""
-        return [*_missing(self.decisions), *self.plan.expected]
+        return [*to_run(self.decisions), *self.plan.expected]
 
     def json(self) -> dict[str, Any]:
         """Return all of it for a program."""
@@ -77,7 +77,7 @@ class Planned:
         if len(plan.open) < len(plan.selections):
             out.print("\n" + "\n".join(map(str, plan.selections)))
         if plan.expected:
-            out.print(f"\n{expected_line(plan, {run.id for run in _missing(self.decisions)})}")
+            out.print(f"\n{expected_line(plan, {run.id for run in to_run(self.decisions)})}")
         out.print(f"\n{self._total()}")
         for item in self.advice:
             out.print(line(item.topic, item.text, is_ok=item.is_ok))
@@ -106,10 +106,6 @@ def line(topic: str, text: str, *, is_ok: bool) -> Text:
     if not is_ok:
         said.stylize("yellow", 0, len("note"))
     return said
-
-
-def _missing(decisions: Sequence[Decision]) -> list[Run]:
-    return [item.run for item in decisions if item.action == "run"]
 
 
 def _decision_as_json(item: Decision) -> dict[str, Any]:

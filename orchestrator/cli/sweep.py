@@ -61,6 +61,7 @@ def add(verbs: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Execute the sweep; print the comparison on stdout."""
     from orchestrator import sweep
+    from orchestrator.account import elapsed, stopped
     from orchestrator.advice import demonstration
     from orchestrator.cli.needs import limits_of
     from orchestrator.estimate import available_cpus
@@ -105,7 +106,7 @@ def execute(options: argparse.Namespace) -> int:
         table.show(console())
     seconds = time.monotonic() - begun
     is_stopped = code in STOPPED_BY.values()
-    say(sweep.stopped(seconds, views.plan, store) if is_stopped else sweep.elapsed(seconds, store.root))
+    say(stopped(seconds, views.plan, store) if is_stopped else elapsed(seconds, store.root))
     return code
 
 

@@ -188,9 +188,10 @@ class _Maker:
 
     def _telling(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Return the rows with the metric, and those with a status at steps of which there is no metric."""
-        evaluated = {self._at(row) for row in rows if _gives(row, (self.request.metric,))}
-        told = [row for row in rows if _gives(row, (self.request.metric,)) or self._at(row) not in evaluated]
-        return [row for row in told if _gives(row, (self.request.metric,)) or _status(row)] if evaluated else rows
+        evaluated = [row for row in rows if _gives(row, (self.request.metric,))]
+        places = {self._at(row) for row in evaluated}
+        ends = [row for row in rows if _status(row) and self._at(row) not in places]
+        return [*evaluated, *ends] if evaluated else rows
 
     def _at(self, row: Row) -> tuple[Plain, float]:
         return row.cells.get(self.run_column or ""), self._step(row)

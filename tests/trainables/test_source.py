@@ -79,6 +79,7 @@ def test_the_standard_library_finds_no_further_module(name):
     finder = modulefinder.ModuleFinder(path=[str(source.ROOT.parent)])
     finder.run_script(str(module))
     theirs = {Path(found.__file__) for key, found in finder.modules.items() if key.startswith("trainables.")}
+    assert theirs - {source.CONTRACT, *_used_by_the_contract()}, "it has found something"
     packages = {path for path in theirs if path.name == "__init__.py"}  # every package on the way is imported, too
     assert theirs - packages - {source.CONTRACT} - _used_by_the_contract() <= source.reached([module])
 
